@@ -1,0 +1,331 @@
+//! Settings: from flags, from the environment, from `.env`, in this order of precedence.
+//!
+//! Purpose: every setting with its default and its range in one place; a wrong one stops the start
+//! with one line that names it. Refuses to know: what the settings are used for.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use axum::http::Uri;
+use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Takes in page views over HTTP, stores them in ClickHouse, answers exact per-user daily reports.
+#[derive(Parser)]
+#[command(name = "traffic-api", version)]
+pub struct Cli {
+    /// What to do; without one, serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The settings that all commands share.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The subcommands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Serve the HTTP API (the default)
+    Serve,
+    /// Bring the database's schema up to date, then exit
+    Migrate,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Everything that can be configured. Each flag `--some-name` is also the variable `SOME_NAME`.
+#[derive(clap::Args, Clone)]
+pub struct Settings {
+    /// The address to serve on
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8000"
+    )]
+    pub listen_addr: SocketAddr,
+
+    /// Where the embedded ClickHouse keeps its data
+    #[arg(long, env, global = true, value_name = "DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+
+    /// A ClickHouse of your own (http://host:8123); unset: an embedded one is fetched and started
+    #[arg(long, env, global = true, value_name = "URL", value_parser = http_url)]
+    pub clickhouse_url: Option<String>,
+
+    /// A replica to read reports from; unset: CLICKHOUSE_URL
+    #[arg(long, env, global = true, value_name = "URL", value_parser = http_url)]
+    pub clickhouse_read_url: Option<String>,
+
+    /// The ClickHouse user
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "NAME",
+        default_value = "default"
+    )]
+    pub clickhouse_user: String,
+
+    /// The ClickHouse user's password
+    #[arg(long, env, global = true, value_name = "TEXT", default_value = "")]
+    #[arg(hide_env_values = true)]
+    pub clickhouse_password: String,
+
+    /// The database; created if it is missing
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "NAME",
+        default_value = "traffic"
+    )]
+    #[arg(value_parser = identifier)]
+    pub clickhouse_database: String,
+
+    /// The cluster to create replicated and distributed tables on; unset: a single server
+    #[arg(long, env, global = true, value_name = "NAME", value_parser = identifier)]
+    pub clickhouse_cluster: Option<String>,
+
+    /// How long views are kept, in days: 1 to 3650
+    #[arg(long, env, global = true, value_name = "DAYS", default_value_t = 90)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub retention_days: u32,
+
+    /// How far ahead of ours a client's clock may be, in seconds: 0 to 86400
+    #[arg(long, env, global = true, value_name = "SECONDS", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub max_clock_skew_secs: u32,
+
+    /// The number of this instance among those on one database, 0 to 1023; unset: drawn at random
+    #[arg(long, env, global = true, value_name = "NUMBER")]
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=1023))]
+    pub node_id: Option<u16>,
+
+    /// Views between admission and answer, in bytes: 65536 to 4294967295; beyond that 429
+    #[arg(long, env, global = true, value_name = "BYTES", default_value_t = 64 << 20)]
+    #[arg(value_parser = clap::value_parser!(u32).range(65_536..))]
+    pub ingest_buffer_bytes: u32,
+
+    /// The most views in one insert: 1 to 1000000
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "ROWS",
+        default_value_t = 50_000
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub ingest_max_batch_rows: u32,
+
+    /// The least time between the starts of two inserts, in milliseconds: 0 to 10000
+    #[arg(long, env, global = true, value_name = "MS", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub ingest_min_interval_ms: u32,
+
+    /// Inserts under way at once: 1 to 64
+    #[arg(long, env, global = true, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub ingest_inserts_in_flight: u32,
+
+    /// The largest body of a single view, in bytes: 16384 to 1073741824; beyond that 413
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "BYTES",
+        default_value_t = 65_536
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(16_384..=1 << 30))]
+    pub max_body_bytes: u32,
+
+    /// What is logged: error, warn, info, debug, trace, or tracing directives (info,tower_http=debug)
+    #[arg(long, env, global = true, value_name = "LEVEL", default_value = "info")]
+    #[arg(value_parser = log_level)]
+    pub log_level: String,
+
+    /// How log lines look on standard error
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: LogFormat,
+
+    /// Where the embedded ClickHouse's library is kept once fetched; unset: the user's cache
+    #[arg(long, env, global = true, value_name = "DIR")]
+    pub engine_cache_dir: Option<PathBuf>,
+}
+
+/// Why there are no settings.
+pub enum Refusal {
+    /// Help or the version was asked for: print this and exit well.
+    Asked(String),
+    /// One line that names what is wrong.
+    Wrong(String),
+}
+
+impl Cli {
+    /// Reads `arguments` (the program's name first) and the environment.
+    ///
+    /// # Errors
+    /// A [`Refusal`] to print.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, Refusal> {
+        // An empty variable means "not set": compose files and shells pass those on.
+        let command = Self::command().mut_args(|argument| {
+            let empty = argument
+                .get_env()
+                .and_then(std::env::var_os)
+                .is_some_and(|value| value.is_empty());
+            if empty {
+                argument.env(Resettable::Reset)
+            } else {
+                argument
+            }
+        });
+        command
+            .try_get_matches_from(arguments)
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(Refusal::from)
+    }
+}
+
+impl From<clap::Error> for Refusal {
+    fn from(error: clap::Error) -> Self {
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            return Refusal::Asked(error.render().to_string());
+        }
+        let text = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => text.as_str(),
+            _ => "",
+        };
+        let flag = text(ContextKind::InvalidArg)
+            .split(' ')
+            .next()
+            .unwrap_or_default();
+        let name = flag
+            .trim_start_matches('-')
+            .replace('-', "_")
+            .to_uppercase();
+        let rendered = error.render().to_string();
+        let reason = match std::error::Error::source(&error) {
+            Some(source) => source.to_string(),
+            None => rendered
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .replace("error: ", ""),
+        };
+        Refusal::Wrong(match error.kind() {
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+                format!(
+                    "{name} ({flag}): {:?}: {reason}",
+                    text(ContextKind::InvalidValue)
+                )
+            }
+            _ => reason,
+        })
+    }
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    let uri: Uri = text.parse().map_err(|_| "is not a URL".to_owned())?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err("https is not supported; use http".to_owned()),
+        _ => return Err("must begin with http://".to_owned()),
+    }
+    if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+        return Err(
+            "must not contain a user; set CLICKHOUSE_USER and CLICKHOUSE_PASSWORD".to_owned(),
+        );
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err("must end after host and port".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Names that are pasted into SQL must be plain.
+fn identifier(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if text.len() > 64
+        || !text.chars().all(plain)
+        || !text.starts_with(|c: char| !c.is_ascii_digit())
+    {
+        return Err("must be letters, digits and _, not begin with a digit, at most 64".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|e| e.to_string())?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(flags: &[&str]) -> Result<Settings, String> {
+        let arguments = std::iter::once("traffic-api").chain(flags.iter().copied());
+        match Cli::read(arguments.map(OsString::from)) {
+            Ok(cli) => Ok(cli.settings),
+            Err(Refusal::Wrong(line) | Refusal::Asked(line)) => Err(line),
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_line_that_names_its_setting() {
+        for (flags, name) in [
+            (["--retention-days", "0"], "RETENTION_DAYS"),
+            (["--retention-days", "many"], "RETENTION_DAYS"),
+            (["--listen-addr", "here"], "LISTEN_ADDR"),
+            (["--clickhouse-url", "https://x"], "CLICKHOUSE_URL"),
+            (["--clickhouse-url", "http://u:p@x"], "CLICKHOUSE_URL"),
+            (["--clickhouse-database", "a; DROP"], "CLICKHOUSE_DATABASE"),
+            (["--clickhouse-database", ""], "CLICKHOUSE_DATABASE"),
+            (["--log-format", "xml"], "LOG_FORMAT"),
+            (["--log-level", "info,=x=y"], "LOG_LEVEL"),
+            (["--no-such", "x"], "--no-such"),
+        ] {
+            let line = read(&flags)
+                .err()
+                .unwrap_or_else(|| panic!("{flags:?} was accepted"));
+            assert!(line.contains(name), "{line}");
+            assert_eq!(line.lines().count(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_may_stand_on_both_sides_of_the_subcommand() {
+        assert_eq!(
+            read(&["migrate", "--retention-days", "7"])
+                .unwrap()
+                .retention_days,
+            7
+        );
+        assert_eq!(
+            read(&["--retention-days", "7", "migrate"])
+                .unwrap()
+                .retention_days,
+            7
+        );
+    }
+}

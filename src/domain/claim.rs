@@ -1,0 +1,169 @@
+//! The register behind every view: a set of claims, of which the last writer's is the view.
+//!
+//! A claim is the whole tuple (request id, user, time, page) with a version and a tombstone flag.
+//! The database keeps, for each tuple, the row with the highest version; a tuple whose row is a
+//! tombstone is not counted. That merge is commutative, associative and idempotent, so neither the
+//! order nor the repetition of rows matters. What is left to do is decided here: which rows an
+//! update writes, and which it adds when it meets a rival.
+
+use super::{PageView, Version};
+
+/// One row of the raw table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The tuple that is claimed.
+    pub view: PageView,
+    /// Its rank.
+    pub version: Version,
+    /// A tombstone: the tuple is *not* the view any more.
+    pub is_deleted: bool,
+}
+
+impl Claim {
+    /// What a POST claims.
+    pub fn first(view: PageView) -> Self {
+        Self {
+            view,
+            version: Version::FIRST,
+            is_deleted: false,
+        }
+    }
+
+    fn tombstone(view: &PageView, version: Version) -> Self {
+        Self {
+            view: view.clone(),
+            version,
+            is_deleted: true,
+        }
+    }
+}
+
+/// The claims of one call; they land in the same insert or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClaimSet {
+    /// A POST.
+    One(Claim),
+    /// An update with its tombstones; not empty.
+    Many(Vec<Claim>),
+}
+
+impl ClaimSet {
+    /// The rows.
+    pub fn claims(&self) -> &[Claim] {
+        match self {
+            ClaimSet::One(claim) => std::slice::from_ref(claim),
+            ClaimSet::Many(claims) => claims,
+        }
+    }
+}
+
+/// The outcome of looking at all live claims of one request id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// The claim that is the view; `None` when no claim is live.
+    pub winner: Option<Claim>,
+    /// The tombstones that the losers still need; empty when there is no rival.
+    pub tombstones: Vec<Claim>,
+}
+
+/// The claims that are not tombstones.
+pub fn live(claims: &[Claim]) -> Vec<Claim> {
+    claims
+        .iter()
+        .filter(|claim| !claim.is_deleted)
+        .cloned()
+        .collect()
+}
+
+/// The highest version among `claims`, tombstones included: an update must rise above all of them,
+/// or a tombstone from a node whose clock runs ahead would swallow it.
+pub fn highest_version(claims: &[Claim]) -> Version {
+    claims
+        .iter()
+        .map(|claim| claim.version)
+        .max()
+        .unwrap_or(Version::FIRST)
+}
+
+/// The rows that make `view` the view at `version`, where `live` are the live claims: the new
+/// claim, and a tombstone at the same version for each that differs.
+pub fn supersede(live: &[Claim], view: PageView, version: Version) -> Vec<Claim> {
+    let mut rows = erase(live.iter().filter(|claim| claim.view != view), version);
+    rows.push(Claim {
+        view,
+        version,
+        is_deleted: false,
+    });
+    rows
+}
+
+/// A tombstone at `version` for each of `live`.
+pub fn erase<'a>(live: impl IntoIterator<Item = &'a Claim>, version: Version) -> Vec<Claim> {
+    live.into_iter()
+        .map(|claim| Claim::tombstone(&claim.view, version))
+        .collect()
+}
+
+/// Settles rivals: the highest (version, tuple) wins, and each loser gets a tombstone **at the
+/// winner's version, never above it**. Above it, two settlements that saw different rivals could
+/// erase each other's winner; at it, all of them agree.
+pub fn settle(live: Vec<Claim>) -> Settlement {
+    let rank = |claim: &Claim| (claim.version, claim.view.clone());
+    let Some(winner) = live.iter().max_by_key(|claim| rank(claim)).cloned() else {
+        return Settlement {
+            winner: None,
+            tombstones: Vec::new(),
+        };
+    };
+    let losers = live.iter().filter(|claim| claim.view != winner.view);
+    Settlement {
+        tombstones: erase(losers, winner.version),
+        winner: Some(winner),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{CreatedAt, PageUrl, RequestId, UserId};
+
+    fn claim(page: &str, version: u64) -> Claim {
+        let view = PageView {
+            request_id: RequestId::new(1),
+            user_id: UserId::new(1),
+            created_at: CreatedAt::from_unix(1),
+            page_url: PageUrl::trusted(page),
+        };
+        Claim {
+            view,
+            version: Version::new(version),
+            is_deleted: false,
+        }
+    }
+
+    #[test]
+    fn an_update_keeps_no_tombstone_for_itself() {
+        let live = [claim("/a", 0), claim("/b", 0)];
+        let rows = supersede(&live, claim("/b", 0).view, Version::new(9));
+        let shape: Vec<_> = rows
+            .iter()
+            .map(|c| (c.view.page_url.as_str(), c.version.get(), c.is_deleted))
+            .collect();
+        assert_eq!(shape, [("/a", 9, true), ("/b", 9, false)]);
+    }
+
+    #[test]
+    fn rivals_are_settled_at_the_winners_version() {
+        let settled = settle(vec![claim("/c", 3), claim("/a", 7), claim("/b", 7)]);
+        assert_eq!(settled.winner, Some(claim("/b", 7)));
+        assert!(
+            settled
+                .tombstones
+                .iter()
+                .all(|t| t.is_deleted && t.version.get() == 7)
+        );
+        assert_eq!(settled.tombstones.len(), 2);
+        assert!(settle(vec![claim("/a", 1)]).tombstones.is_empty());
+        assert_eq!(settle(vec![]).winner, None);
+    }
+}

@@ -1,0 +1,47 @@
+//! The words of the service: what a page view is, when it is acceptable, how rival claims about it
+//! are settled, and what a report says.
+//!
+//! Purpose: turn wire input into values that cannot be wrong, and hold the rules that make the
+//! counts exact as pure functions that a test can call without a server.
+//!
+//! Invariants: a value of a type in here satisfies its rule (fields are private, the only
+//! constructors check); a refusal names *every* bad field; nothing in here reads a clock, the
+//! network or a file.
+//!
+//! Refuses to know: HTTP, ClickHouse, asynchronous run-times, configuration names.
+
+mod claim;
+mod clock;
+mod input;
+mod invalid;
+mod page_view;
+mod recent_writes;
+mod report;
+mod values;
+mod version;
+
+pub use claim::{Claim, ClaimSet, Settlement, erase, highest_version, live, settle, supersede};
+pub use clock::Clock;
+pub use input::PageViewInput;
+pub use invalid::{FieldError, Invalid};
+pub use page_view::{PageView, PageViewChange};
+pub use recent_writes::{Conflict, Pending, RecentWrites};
+pub use report::{DailyReport, DailyWindow};
+pub use values::{AcceptanceWindow, CreatedAt, MAX_PAGE_URL_BYTES, PageUrl, RequestId, UserId};
+pub use version::{Version, VersionSource};
+
+/// A kind of record that the pipeline carries; each has its own lane and its own table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Page views, the first stream.
+    PageViews,
+}
+
+impl Stream {
+    /// The stable name, for logs and for files that outlive the process.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Stream::PageViews => "page_views",
+        }
+    }
+}

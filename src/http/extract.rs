@@ -1,0 +1,94 @@
+//! Extractors whose rejections are problems.
+
+use std::str::FromStr;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::{HeaderMap, StatusCode, header, request};
+use serde::Deserialize;
+
+use super::problem::{Kind, Problem};
+use crate::domain::{FieldError, Invalid, PageViewInput};
+
+/// The single id in a path.
+pub(super) struct PathId<T>(pub(super) T);
+
+impl<T, S> FromRequestParts<S> for PathId<T>
+where
+    T: FromStr<Err: std::fmt::Display>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut request::Parts, state: &S) -> Result<Self, Problem> {
+        let malformed = || Problem::new(Kind::MalformedId);
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| malformed().with_detail("the id in the path is not valid UTF-8"))?;
+        text.parse()
+            .map(Self)
+            .map_err(|reason| malformed().with_detail(format!("the id in the path {reason}")))
+    }
+}
+
+/// A body that is declared as JSON, not yet parsed.
+pub(super) struct JsonBytes(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for JsonBytes {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(Kind::UnsupportedMediaType)
+                .with_detail("send the header content-type: application/json"));
+        }
+        if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING)
+            && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+        {
+            return Err(Problem::new(Kind::UnsupportedMediaType)
+                .with_detail("a single page view must not be compressed"));
+        }
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(Problem::new(Kind::BodyTooLarge))
+            }
+            // The client went away or broke HTTP in the middle of the body.
+            Err(_) => Err(Problem::new(Kind::MalformedJson).with_detail("the body is incomplete")),
+        }
+    }
+}
+
+impl JsonBytes {
+    /// Reads the body as a page view.
+    pub(super) fn page_view(&self) -> Result<PageViewInput<'_>, Problem> {
+        let mut reader = serde_json::Deserializer::from_slice(&self.0);
+        let parsed = PageViewInput::deserialize(&mut reader).and_then(|v| reader.end().map(|()| v));
+        parsed.map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => Problem::from(Invalid::one(FieldError::new(
+                "",
+                "wrong_type",
+                "must be a JSON object",
+            ))),
+            _ => Problem::new(Kind::MalformedJson).with_detail(error.to_string()),
+        })
+    }
+}
+
+/// `application/json` or a `+json` suffix, with or without parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+    else {
+        return false;
+    };
+    let essence = value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}

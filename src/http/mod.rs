@@ -1,0 +1,86 @@
+//! The HTTP interface.
+//!
+//! Purpose: turn requests into calls of the domain, the pipeline and the repository, and their
+//! outcomes into answers whose status says exactly where the data is.
+//!
+//! Invariants: the router and the OpenAPI document are built from the same list; every error is a
+//! problem document (RFC 9457) of a kind that `docs/problems.md` explains; nothing that a client
+//! sends gives a 5xx; no text of an inner error reaches a client.
+//!
+//! Refuses to know: SQL, ClickHouse's client, the engine, configuration sources.
+
+mod extract;
+mod health;
+mod openapi;
+mod page_views;
+mod problem;
+mod reports;
+mod state;
+
+use std::any::Any;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Response, header};
+use axum::response::{IntoResponse, Redirect};
+use axum::routing::get;
+use axum::{Json, Router};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+use tracing::error;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use openapi::document;
+pub use problem::{Kind, Problem};
+pub use state::{Acceptance, AppState};
+
+/// All routes, over `state`; a single body may have `max_body_bytes`.
+pub fn router(state: AppState, max_body_bytes: usize) -> Router {
+    let (router, document) = api().split_for_parts();
+    router
+        .with_state(state)
+        .route("/openapi.json", get(|| async move { Json(document) }))
+        .route("/problems", get(problem_page))
+        .merge(openapi::browser())
+        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .fallback(|| async { Problem::new(Kind::NoSuchRoute) })
+        .method_not_allowed_fallback(|| async { Problem::new(Kind::MethodNotAllowed) })
+        .layer(DefaultBodyLimit::max(max_body_bytes))
+        .layer(CatchPanicLayer::custom(panicked))
+        // What fails is logged where it fails, once.
+        .layer(TraceLayer::new_for_http().on_failure(()))
+}
+
+/// The documented routes.
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .routes(routes!(
+            page_views::post,
+            page_views::put,
+            page_views::patch,
+            page_views::get,
+            page_views::delete
+        ))
+        .routes(routes!(reports::daily))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+}
+
+/// The page that the `type` of every problem points to, as plain text in its own words.
+async fn problem_page() -> impl IntoResponse {
+    const PAGE: &str = include_str!("../../docs/problems.md");
+    (
+        [(header::CONTENT_TYPE, "text/markdown; charset=utf-8")],
+        PAGE,
+    )
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response<axum::body::Body> {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    error!(message, "request handler panicked");
+    Problem::new(Kind::Internal).into_response()
+}

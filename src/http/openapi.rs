@@ -1,0 +1,86 @@
+//! The OpenAPI document and the browser for it.
+
+use axum::Router;
+use utoipa::IntoResponses;
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::problem::Problem;
+
+/// What the routes are added to.
+pub(super) fn base() -> OpenApi {
+    OpenApiBuilder::new()
+        .info(
+            InfoBuilder::new()
+                .title("traffic-api")
+                .version(env!("CARGO_PKG_VERSION"))
+                .description(Some(
+                    "Takes in page views and answers exact per-user daily reports. \
+                     Every error is a problem document (RFC 9457).",
+                ))
+                .build(),
+        )
+        .build()
+}
+
+/// The document that `/openapi.json` serves.
+pub fn document() -> OpenApi {
+    super::api().into_openapi()
+}
+
+/// Swagger UI at `/docs`, from files inside the binary.
+pub(super) fn browser() -> Router {
+    SwaggerUi::new("/docs")
+        .config(Config::from("/openapi.json"))
+        .into()
+}
+
+// The problems that several routes share, for the document. The bodies are `Problem` in all of them.
+
+#[derive(IntoResponses)]
+#[response(status = BAD_REQUEST, content_type = "application/problem+json",
+    description = "The id in the path or the JSON is malformed")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct Malformed(#[to_schema] Problem);
+
+#[derive(IntoResponses)]
+#[response(status = NOT_FOUND, content_type = "application/problem+json",
+    description = "No page view has this request_id")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct NotFound(#[to_schema] Problem);
+
+#[derive(IntoResponses)]
+#[response(status = CONFLICT, content_type = "application/problem+json",
+    description = "Another page view is known under this request_id")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct Conflict(#[to_schema] Problem);
+
+#[derive(IntoResponses)]
+#[response(status = UNPROCESSABLE_ENTITY, content_type = "application/problem+json",
+    description = "Fields are missing, unknown or out of range; all are named")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct Unprocessable(#[to_schema] Problem);
+
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents responses")]
+pub(super) enum WrongBody {
+    #[response(status = PAYLOAD_TOO_LARGE, content_type = "application/problem+json",
+        description = "The body is too large")]
+    TooLarge(#[to_schema] Problem),
+    #[response(status = UNSUPPORTED_MEDIA_TYPE, content_type = "application/problem+json",
+        description = "The body is not declared as JSON")]
+    NotJson(#[to_schema] Problem),
+}
+
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents responses")]
+pub(super) enum Overloaded {
+    #[response(status = TOO_MANY_REQUESTS, content_type = "application/problem+json",
+        description = "The ingest buffer is full; nothing was kept",
+        headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
+    Full(#[to_schema] Problem),
+    #[response(status = SERVICE_UNAVAILABLE, content_type = "application/problem+json",
+        description = "ClickHouse can't be reached; nothing was kept",
+        headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
+    Unavailable(#[to_schema] Problem),
+}

@@ -1,0 +1,245 @@
+//! Errors as clients see them: problem documents (RFC 9457).
+//!
+//! The message for the client is made here from the kind of the error alone; what happened inside
+//! goes to the log, where it happened.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tracing::warn;
+use utoipa::ToSchema;
+
+use crate::domain::{FieldError, Invalid};
+use crate::{pipeline, repository};
+
+/// Every kind of problem; the slugs are stable, `docs/problems.md` has a section for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The path's id is not a decimal number of the right width.
+    MalformedId,
+    /// The body is not JSON.
+    MalformedJson,
+    /// No live view has this request id.
+    PageViewNotFound,
+    /// The path leads nowhere.
+    NoSuchRoute,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// Another view is known under this request id.
+    RequestIdConflict,
+    /// The body is larger than the service accepts.
+    BodyTooLarge,
+    /// The body is not declared as JSON.
+    UnsupportedMediaType,
+    /// Fields are missing, unknown or out of range.
+    InvalidPageView,
+    /// ClickHouse refuses this very view for good.
+    RefusedByStore,
+    /// The ingest buffer is full.
+    BufferFull,
+    /// ClickHouse can't be reached or did not answer in time.
+    StoreUnavailable,
+    /// The service is stopping.
+    Stopping,
+    /// A defect of the service.
+    Internal,
+}
+
+/// How long a client should wait before it tries again, in seconds.
+const RETRY_AFTER_FULL_SECS: u32 = 1;
+const RETRY_AFTER_UNAVAILABLE_SECS: u32 = 2;
+const RETRY_AFTER_STOPPING_SECS: u32 = 5;
+
+impl Kind {
+    /// All kinds, for the documentation's tests.
+    pub const ALL: &[Kind] = &[
+        Kind::MalformedId,
+        Kind::MalformedJson,
+        Kind::PageViewNotFound,
+        Kind::NoSuchRoute,
+        Kind::MethodNotAllowed,
+        Kind::RequestIdConflict,
+        Kind::BodyTooLarge,
+        Kind::UnsupportedMediaType,
+        Kind::InvalidPageView,
+        Kind::RefusedByStore,
+        Kind::BufferFull,
+        Kind::StoreUnavailable,
+        Kind::Stopping,
+        Kind::Internal,
+    ];
+
+    /// The last part of the type URI.
+    pub const fn slug(self) -> &'static str {
+        match self {
+            Kind::MalformedId => "malformed-id",
+            Kind::MalformedJson => "malformed-json",
+            Kind::PageViewNotFound => "page-view-not-found",
+            Kind::NoSuchRoute => "no-such-route",
+            Kind::MethodNotAllowed => "method-not-allowed",
+            Kind::RequestIdConflict => "request-id-conflict",
+            Kind::BodyTooLarge => "body-too-large",
+            Kind::UnsupportedMediaType => "unsupported-media-type",
+            Kind::InvalidPageView => "invalid-page-view",
+            Kind::RefusedByStore => "refused-by-store",
+            Kind::BufferFull => "buffer-full",
+            Kind::StoreUnavailable => "store-unavailable",
+            Kind::Stopping => "stopping",
+            Kind::Internal => "internal",
+        }
+    }
+
+    /// The HTTP status.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Kind::MalformedId | Kind::MalformedJson => StatusCode::BAD_REQUEST,
+            Kind::PageViewNotFound | Kind::NoSuchRoute => StatusCode::NOT_FOUND,
+            Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Kind::RequestIdConflict => StatusCode::CONFLICT,
+            Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::InvalidPageView | Kind::RefusedByStore => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::BufferFull => StatusCode::TOO_MANY_REQUESTS,
+            Kind::StoreUnavailable | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Kind::MalformedId => "The id in the path is not a valid number",
+            Kind::MalformedJson => "The body is not well-formed JSON",
+            Kind::PageViewNotFound => "No page view has this request_id",
+            Kind::NoSuchRoute => "There is nothing at this path",
+            Kind::MethodNotAllowed => "This path does not support the method",
+            Kind::RequestIdConflict => "Another page view is known under this request_id",
+            Kind::BodyTooLarge => "The body is too large",
+            Kind::UnsupportedMediaType => "The body must be application/json",
+            Kind::InvalidPageView => "The page view is not valid",
+            Kind::RefusedByStore => "The store refuses this page view",
+            Kind::BufferFull => "The service is busy; nothing was kept",
+            Kind::StoreUnavailable => "The store can't be reached; nothing was kept",
+            Kind::Stopping => "The service is stopping; nothing was kept",
+            Kind::Internal => "The service made a mistake",
+        }
+    }
+
+    const fn retry_after_secs(self) -> Option<u32> {
+        match self {
+            Kind::BufferFull => Some(RETRY_AFTER_FULL_SECS),
+            Kind::StoreUnavailable => Some(RETRY_AFTER_UNAVAILABLE_SECS),
+            Kind::Stopping => Some(RETRY_AFTER_STOPPING_SECS),
+            _ => None,
+        }
+    }
+}
+
+/// One bad field.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct BadField {
+    /// The field; empty for the body as a whole.
+    #[schema(example = "created_at")]
+    field: String,
+    /// A stable code.
+    #[schema(example = "in_future")]
+    code: &'static str,
+    /// What is wrong, for a person.
+    #[schema(example = "is 1 s in the future; the server's time is 2026-01-31T12:00:00Z")]
+    detail: String,
+}
+
+/// A problem document (RFC 9457, `application/problem+json`).
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Problem {
+    #[serde(skip)]
+    kind: Kind,
+    /// A stable URI reference for the kind of problem; this service explains it there.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems#invalid-page-view")]
+    type_uri: String,
+    /// The kind in words.
+    title: &'static str,
+    /// The HTTP status.
+    #[schema(example = 422)]
+    status: u16,
+    /// What is special about this occurrence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    /// Every bad field.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<BadField>,
+}
+
+impl Problem {
+    /// A problem of a kind, without more to say.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            type_uri: format!("/problems#{}", kind.slug()),
+            title: kind.title(),
+            status: kind.status().as_u16(),
+            detail: None,
+            errors: Vec::new(),
+        }
+    }
+
+    /// Adds what is special about this occurrence.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let retry_after = self.kind.retry_after_secs();
+        let mut response = (self.kind.status(), Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        let bad_field = |error: &FieldError| BadField {
+            field: error.field.to_string(),
+            code: error.code,
+            detail: error.detail.to_string(),
+        };
+        Self {
+            errors: invalid.errors().iter().map(bad_field).collect(),
+            ..Problem::new(Kind::InvalidPageView)
+        }
+    }
+}
+
+impl From<pipeline::Error> for Problem {
+    fn from(error: pipeline::Error) -> Self {
+        // The lane has logged the failure, once for all records of the batch.
+        Problem::new(match error {
+            pipeline::Error::Full => Kind::BufferFull,
+            pipeline::Error::Unavailable => Kind::StoreUnavailable,
+            pipeline::Error::Refused => Kind::RefusedByStore,
+            pipeline::Error::Stopping => Kind::Stopping,
+        })
+    }
+}
+
+impl From<repository::Error> for Problem {
+    fn from(error: repository::Error) -> Self {
+        if let repository::Error::Write(error) = error {
+            return error.into();
+        }
+        warn!(%error, "read failed");
+        Problem::new(Kind::StoreUnavailable)
+    }
+}

@@ -1,0 +1,52 @@
+//! What the handlers work with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::domain::{AcceptanceWindow, ClaimSet, Clock, RecentWrites, RequestId};
+use crate::pipeline::Writer;
+use crate::repository::{ClickHouse, PageViews, Reports};
+
+/// Which times of a view are acceptable.
+#[derive(Debug, Clone, Copy)]
+pub struct Acceptance {
+    /// How long views are kept, in days.
+    pub retention_days: u32,
+    /// How far a client's clock may run ahead, in seconds.
+    pub max_clock_skew_secs: u32,
+}
+
+/// Shared by all requests; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// Where new views go.
+    pub writer: Writer<ClaimSet>,
+    /// Single views.
+    pub page_views: Arc<PageViews>,
+    /// Reports.
+    pub reports: Reports,
+    /// For the sign of life.
+    pub clickhouse: ClickHouse,
+    /// What was posted lately, to find conflicts.
+    pub recent: RecentWrites<RequestId>,
+    /// The time.
+    pub clock: Clock,
+    /// Which times are acceptable.
+    pub acceptance: Acceptance,
+    /// Set while the service stops: not ready any more, though still answering.
+    pub stopping: Arc<AtomicBool>,
+}
+
+impl AppState {
+    pub(super) fn window(&self) -> AcceptanceWindow {
+        AcceptanceWindow::new(
+            self.clock.now(),
+            self.acceptance.retention_days,
+            self.acceptance.max_clock_skew_secs,
+        )
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}

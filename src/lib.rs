@@ -1,0 +1,35 @@
+//! `traffic-api` takes in page views over HTTP, stores them in ClickHouse, and answers exact
+//! per-user daily reports.
+//!
+//! ```text
+//!            POST ─► http ─► domain ─► pipeline ─► repository ─► ClickHouse
+//!                     │    (a valid   (admission,  (rows, SQL)   (embedded child
+//!                     │     view, or   receipt,                   process, or a
+//!                     │     every bad  group                      server of your
+//!                     │     field)     commit)                    own)
+//!  PUT PATCH DELETE ─►│                                              │
+//!             GET ◄── http ◄──────────────────── repository ◄────────┘
+//!                                              (claims, reports)
+//! ```
+//!
+//! Read the modules in the order in which data flows:
+//!
+//! 1. [`config`], [`telemetry`]: settings and logging.
+//! 2. [`http`]: the API; every answer says where the data is, every error is a problem document.
+//! 3. [`domain`]: pure rules: what a view is, and how rival claims about one are settled.
+//! 4. [`pipeline`]: admission by byte budget, a receipt, group commit into a sink.
+//! 5. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.
+//! 6. [`engine`]: where ClickHouse comes from when none is configured.
+//! 7. [`app`]: puts them together; the only module that knows everyone.
+//!
+//! `tests/architecture.rs` enforces who may know whom; `docs/data-model.md` says why the counts are
+//! exact.
+
+pub mod app;
+pub mod config;
+pub mod domain;
+pub mod engine;
+pub mod http;
+pub mod pipeline;
+pub mod repository;
+pub mod telemetry;

@@ -1,0 +1,116 @@
+//! The program: reads the settings, sets up logging, runs the subcommand.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use traffic_api::config::{Cli, Command, LogFormat, Refusal, Settings};
+use traffic_api::domain::Clock;
+use traffic_api::{app, engine, telemetry};
+
+/// What a shell gives for wrong usage.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    // Before anything else: in the engine's own process nothing is ours.
+    if let Some(code) = engine::run_child_if_asked() {
+        return code;
+    }
+    match dotenvy::dotenv() {
+        Ok(_) => {}
+        Err(error) if error.not_found() => {}
+        Err(error) => return refuse(&format!(".env: {error}"), EXIT_USAGE),
+    }
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Refusal::Asked(text)) => {
+            say(&text);
+            return ExitCode::SUCCESS;
+        }
+        Err(Refusal::Wrong(line)) => return refuse(&line, EXIT_USAGE),
+    };
+    let outcome = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => run(&cli.settings, serve(&cli.settings)),
+        Command::Migrate => run(&cli.settings, migrate(&cli.settings)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&format!("{error:#}"), 1),
+    }
+}
+
+fn run(settings: &Settings, command: impl Future<Output = Result<()>>) -> Result<()> {
+    telemetry::init(&settings.log_level, settings.log_format);
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?
+        .block_on(command)
+}
+
+async fn serve(settings: &Settings) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
+    let app = tokio::select! {
+        app = app::start(settings, Clock::system()) => app?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tracing::info!(address = %app.address(), "ready");
+    if settings.log_format == LogFormat::Text {
+        say(&what_to_try(&app, settings));
+    }
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    app.stop().await;
+    Ok(())
+}
+
+async fn migrate(settings: &Settings) -> Result<()> {
+    let outcome = app::migrate(settings).await?;
+    for name in &outcome.applied {
+        say(&format!("applied {name}"));
+    }
+    for table in &outcome.retention_changed {
+        say(&format!(
+            "{table} now keeps {} days",
+            settings.retention_days
+        ));
+    }
+    say("the schema is up to date");
+    Ok(())
+}
+
+fn what_to_try(app: &app::App, settings: &Settings) -> String {
+    let now = Clock::system().now().format("%Y-%m-%dT%H:%M:%SZ");
+    let at = format!("http://{}", app.address());
+    let store = match &settings.clickhouse_url {
+        Some(url) => format!("ClickHouse at {url}"),
+        None => format!(
+            "an embedded ClickHouse, data in {}",
+            settings.data_dir.display()
+        ),
+    };
+    format!(
+        "\ntraffic-api is ready at {at} on {store}. Try:\n\n  \
+         curl -i {at}/api/traffic/1 -H 'content-type: application/json' \\\n    \
+         -d '{{\"user_id\": 42, \"created_at\": \"{now}\", \"page_url\": \"/pricing\"}}'\n  \
+         curl {at}/api/traffic/daily/42\n  \
+         open {at}/docs/ in a browser\n"
+    )
+}
+
+fn say(text: &str) {
+    // A closed standard output must not end the service.
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));
+}
+
+fn refuse(line: &str, code: u8) -> ExitCode {
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let _ = writeln!(std::io::stderr(), "traffic-api: {line}");
+    ExitCode::from(code)
+}

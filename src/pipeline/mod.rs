@@ -1,0 +1,121 @@
+//! The write path: admission, then a receipt, then group commit.
+//!
+//! ```text
+//! ingress ── admit(record) ─► Writer ── queue ─► lane ── Batch ─► Sink
+//!    ▲      (byte budget)                         │
+//!    └──────────── Receipt ◄── Ack or Error ──────┘
+//! ```
+//!
+//! Purpose: turn many small records into few large inserts, and tell each sender honestly what
+//! became of its record.
+//!
+//! Invariants: a record is either admitted (its bytes are taken from the budget) or refused at
+//! once; every admitted record gets exactly one answer; an [`Ack`] is given only after the sink has
+//! confirmed the batch; the bytes of all records between admission and answer never exceed the
+//! budget.
+//!
+//! Refuses to know: what a record means, how it arrived, which database stands behind the sink and
+//! what it is called there.
+
+mod lane;
+mod writer;
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::domain::Stream;
+
+pub use lane::Lane;
+pub use writer::{Limits, Receipt, Stats, Writer, open};
+
+/// What the pipeline must know of a record: its stream and its encoded form.
+pub trait Record: Send + 'static {
+    /// Which stream it belongs to.
+    const STREAM: Stream;
+    /// The columns of its encoded rows, in order.
+    const COLUMNS: &'static [&'static str];
+
+    /// How many rows it encodes to, at least one.
+    fn rows(&self) -> usize;
+
+    /// About how many bytes it takes while it waits, heap included.
+    fn weight(&self) -> usize;
+
+    /// Appends its rows to `buffer`; all rows of one record always share a batch.
+    fn encode(&self, buffer: &mut Vec<u8>);
+}
+
+/// Encoded rows of one stream, written as one insert.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Which stream the rows belong to.
+    pub stream: Stream,
+    /// The columns of each row, in order.
+    pub columns: &'static [&'static str],
+    /// How many rows, at least one.
+    pub rows: usize,
+    /// The identity of the batch: a repeated write carries the same token.
+    pub token: Uuid,
+    /// The rows, encoded by [`Record::encode`].
+    pub bytes: Bytes,
+}
+
+/// Where batches go. The pipeline defines it, a store implements it.
+pub trait Sink: Send + Sync + 'static {
+    /// Writes the batch. `Ok` means committed: a read that starts now sees the rows.
+    ///
+    /// # Errors
+    /// A [`Failure`]; unless it is [`Failure::Refused`], the batch may or may not have been
+    /// written.
+    fn write(&self, batch: &Batch) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// Why a sink did not confirm a batch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The store can't be reached or is overloaded: the same batch may succeed later.
+    #[error("{0}")]
+    Transient(String),
+    /// The store understood the batch and will never take it as it is.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Where an acknowledged record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// Committed by the sink; visible to readers.
+    Stored,
+}
+
+/// Why a record was not acknowledged. The record is not kept; sending it again is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The byte budget is used up.
+    #[error("the ingest buffer is full")]
+    Full,
+    /// The sink did not confirm the batch.
+    #[error("the store is unavailable")]
+    Unavailable,
+    /// The sink refuses the batch for good.
+    #[error("the store refused the batch")]
+    Refused,
+    /// The service is stopping.
+    #[error("the service is stopping")]
+    Stopping,
+}
+
+/// How a lane groups records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grouping {
+    /// The most records in one batch.
+    pub max_batch_records: usize,
+    /// The least time between the starts of two inserts; zero starts the next as soon as a slot is
+    /// free.
+    pub min_interval: Duration,
+    /// How many inserts may be under way at once.
+    pub inserts_in_flight: usize,
+}

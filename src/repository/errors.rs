@@ -1,0 +1,147 @@
+//! From ClickHouse's errors to what the rest of the service must decide: later, or never.
+
+use std::time::Duration;
+
+use crate::pipeline::Failure;
+
+/// Why a call to ClickHouse failed. The texts are for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server is known to be down; nothing was sent.
+    #[error("clickhouse is not running")]
+    Down,
+    /// No answer in time; the call may still have had its effect.
+    #[error("no answer from clickhouse within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The server could not be reached, or the connection broke.
+    #[error("can't reach clickhouse: {0}")]
+    Network(String),
+    /// The server answered with an error.
+    #[error("clickhouse error {code}: {text}")]
+    Server {
+        /// Its number (`SELECT * FROM system.errors`), 0 where none was given.
+        code: u32,
+        /// Its text, shortened to one line.
+        text: String,
+    },
+    /// An answer that this version does not understand.
+    #[error("unexpected answer from clickhouse: {0}")]
+    Unexpected(String),
+    /// An update could not be written.
+    #[error("update not written: {0}")]
+    Write(#[from] crate::pipeline::Error),
+}
+
+/// What a server error says about trying the same again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// The server or the network is in trouble.
+    Transient,
+    /// The data of this very batch is at fault: it will fail every time.
+    Deterministic,
+    /// Neither is known (a missing table, a missing right): an operator can mend it, so the data
+    /// must not be condemned.
+    Unknown,
+}
+
+/// Codes as of ClickHouse's `src/Common/ErrorCodes.cpp`.
+fn class(code: u32) -> Class {
+    match code {
+        // TIMEOUT_EXCEEDED, READONLY, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR,
+        // ABORTED, MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS,
+        // ALL_CONNECTION_TRIES_FAILED, TOO_FEW_LIVE_REPLICAS,
+        // UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE, UNKNOWN_STATUS_OF_INSERT, QUERY_WAS_CANCELLED,
+        // KEEPER_EXCEPTION
+        159 | 164 | 202 | 209 | 210 | 236 | 241 | 242 | 243 | 252 | 279 | 285 | 286 | 319 | 394
+        | 999 => Class::Transient,
+        // ATTEMPT_TO_READ_AFTER_EOF, CANNOT_PARSE_*, CANNOT_READ_ALL_DATA, TYPE_MISMATCH,
+        // CANNOT_CONVERT_TYPE, INCORRECT_DATA, TOO_LARGE_STRING_SIZE, VALUE_IS_OUT_OF_RANGE_...,
+        // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO, VIOLATED_CONSTRAINT
+        6 | 26 | 27 | 32 | 33 | 38 | 41 | 53 | 70 | 72 | 117 | 131 | 321 | 395 | 469 => {
+            Class::Deterministic
+        }
+        _ => Class::Unknown,
+    }
+}
+
+impl From<clickhouse::error::Error> for Error {
+    fn from(error: clickhouse::error::Error) -> Self {
+        use clickhouse::error::Error as E;
+        match error {
+            E::BadResponse(text) => match error_code(&text) {
+                Some(code) => Error::Server {
+                    code,
+                    text: one_line(&text),
+                },
+                // A proxy's page, a cut connection.
+                None => Error::Network(one_line(&text)),
+            },
+            E::Network(source) => Error::Network(innermost(source.as_ref())),
+            E::TimedOut => Error::TimedOut(super::INSERT_DEADLINE),
+            other => Error::Unexpected(one_line(&other.to_string())),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Server { code, .. } if class(*code) == Class::Deterministic => {
+                Failure::Refused(error.to_string())
+            }
+            _ => Failure::Transient(error.to_string()),
+        }
+    }
+}
+
+/// The number in `Code: 252. DB::Exception: ...`.
+fn error_code(text: &str) -> Option<u32> {
+    let (_, rest) = text.split_once("Code: ")?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+/// The last cause says what happened (`Connection refused`), the outer ones only where.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    one_line(&error.to_string())
+}
+
+const MAX_TEXT_CHARS: usize = 500;
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .take(MAX_TEXT_CHARS)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(text: &str) -> Failure {
+        Error::from(clickhouse::error::Error::BadResponse(text.to_owned())).into()
+    }
+
+    #[test]
+    fn the_code_decides_between_later_and_never() {
+        let overloaded =
+            failure("Code: 252. DB::Exception: Too many parts (3000). (TOO_MANY_PARTS)");
+        assert!(matches!(overloaded, Failure::Transient(_)));
+        let bad_row = failure("Code: 469. DB::Exception: Constraint `c` violated");
+        assert!(matches!(bad_row, Failure::Refused(_)));
+        let missing_table =
+            failure("Code: 60. DB::Exception: Table traffic.traffic does not exist");
+        assert!(matches!(missing_table, Failure::Transient(_)));
+        assert!(matches!(
+            failure("<html>502 Bad Gateway</html>"),
+            Failure::Transient(_)
+        ));
+    }
+}

@@ -1,0 +1,260 @@
+//! The schema's history: which migrations there are, which ran, and that none was edited since.
+//!
+//! Safe to run from any number of processes at once: every statement says `IF NOT EXISTS`, and a
+//! migration is recorded only after all its statements have succeeded, so one that died half-way is
+//! run again from its start.
+
+use std::collections::BTreeMap;
+
+use clickhouse::{Client, Row};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{ClickHouse, DDL_DEADLINE, Error, deadline, render};
+
+/// One file of `migrations/`; a landed file is never edited.
+#[derive(Debug, Clone, Copy)]
+pub struct Migration {
+    /// Its number, rising.
+    pub version: u32,
+    /// Its file name without the ending.
+    pub name: &'static str,
+    /// The file, with placeholders.
+    pub template: &'static str,
+}
+
+/// All migrations, in order.
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "0001_traffic",
+        template: include_str!("../../migrations/0001_traffic.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "0002_traffic_by_request",
+        template: include_str!("../../migrations/0002_traffic_by_request.sql"),
+    },
+];
+
+/// How long each table keeps a day's rows, in days beyond the configured retention; as in the
+/// migrations.
+const RETAINED: &[(&str, u32)] = &[("traffic", 1), ("traffic_by_request", 2)];
+
+const LEDGER: &str = "\
+CREATE TABLE IF NOT EXISTS schema_migrations${on_cluster}
+(
+    version UInt32,
+    name String,
+    checksum String,
+    applied_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = ${shared_engine:ReplacingMergeTree(applied_at)}
+ORDER BY version;
+";
+
+impl Migration {
+    /// SHA-256 of the template, in hex; the same for every rendering.
+    pub fn checksum(&self) -> String {
+        let digest = Sha256::digest(self.template.as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Why the schema could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// A migration that already ran here has another text now.
+    #[error(
+        "migration {name} was edited after it ran in database {database}: recorded checksum \
+         {recorded}, this binary has {own}; restore the file and put the change into a new migration"
+    )]
+    Edited {
+        /// Which one.
+        name: &'static str,
+        /// Where it ran.
+        database: String,
+        /// The checksum of what ran.
+        recorded: String,
+        /// The checksum of what this binary carries.
+        own: String,
+    },
+    /// A statement failed.
+    #[error("{step}: {source}")]
+    Statement {
+        /// What was being done.
+        step: String,
+        /// Why it failed.
+        source: Error,
+    },
+    /// A file can't be rendered.
+    #[error("migration {name}: {reason}")]
+    Template {
+        /// Which one.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// The migrations that ran now, in order.
+    pub applied: Vec<&'static str>,
+    /// Migrations that the database has and this binary does not know: a newer binary ran there.
+    pub unknown: Vec<String>,
+    /// The tables whose retention was changed to the configured one.
+    pub retention_changed: Vec<String>,
+}
+
+#[derive(Row, Serialize, Deserialize)]
+struct LedgerRow {
+    version: u32,
+    name: String,
+    checksum: String,
+}
+
+#[derive(Row, Deserialize)]
+struct TableRow {
+    name: String,
+    create_table_query: String,
+}
+
+/// Creates the database if it is missing, runs the migrations that have not run, and sets the
+/// configured retention.
+///
+/// # Errors
+/// [`MigrateError`]; what had run by then is recorded.
+pub async fn migrate(clickhouse: &ClickHouse) -> Result<Outcome, MigrateError> {
+    let schema = &clickhouse.schema;
+    create_database(clickhouse).await?;
+    let client = clickhouse.database().map_err(failed("connecting"))?;
+    for statement in rendered("schema_migrations", LEDGER, clickhouse)? {
+        execute(&client, &statement)
+            .await
+            .map_err(failed("creating schema_migrations"))?;
+    }
+    let mut recorded = read_ledger(&client)
+        .await
+        .map_err(failed("reading schema_migrations"))?;
+
+    let mut outcome = Outcome::default();
+    for migration in MIGRATIONS {
+        let own = migration.checksum();
+        match recorded.remove(&migration.version) {
+            Some(row) if row.checksum == own => continue,
+            Some(row) => {
+                return Err(MigrateError::Edited {
+                    name: migration.name,
+                    database: schema.database.clone(),
+                    recorded: row.checksum,
+                    own,
+                });
+            }
+            None => {}
+        }
+        for statement in rendered(migration.name, migration.template, clickhouse)? {
+            execute(&client, &statement)
+                .await
+                .map_err(failed(migration.name))?;
+        }
+        record(&client, migration, &own)
+            .await
+            .map_err(failed(migration.name))?;
+        outcome.applied.push(migration.name);
+    }
+    outcome.unknown = recorded.into_values().map(|row| row.name).collect();
+    outcome.retention_changed = set_retention(clickhouse, &client)
+        .await
+        .map_err(failed("setting the retention"))?;
+    Ok(outcome)
+}
+
+async fn create_database(clickhouse: &ClickHouse) -> Result<(), MigrateError> {
+    let (database, on_cluster) = (&clickhouse.schema.database, clickhouse.schema.on_cluster());
+    let server = clickhouse.server().map_err(failed("connecting"))?;
+    // Asked first, because an account for running the service may not be allowed to create one.
+    let query = server
+        .query("SELECT count() FROM system.databases WHERE name = ?")
+        .bind(database.as_str());
+    let existing = deadline(DDL_DEADLINE, query.fetch_one::<u64>())
+        .await
+        .map_err(failed("connecting"))?;
+    if existing == 0 || clickhouse.schema.cluster.is_some() {
+        // The engine is named because an embedded server's default is another one.
+        let sql = format!("CREATE DATABASE IF NOT EXISTS {database}{on_cluster} ENGINE = Atomic");
+        execute(&server, &sql)
+            .await
+            .map_err(failed("creating the database"))?;
+    }
+    Ok(())
+}
+
+fn rendered(
+    name: &'static str,
+    template: &str,
+    clickhouse: &ClickHouse,
+) -> Result<Vec<String>, MigrateError> {
+    render(template, &clickhouse.schema).map_err(|reason| MigrateError::Template { name, reason })
+}
+
+fn failed(step: &'static str) -> impl Fn(Error) -> MigrateError {
+    move |source| MigrateError::Statement {
+        step: step.to_owned(),
+        source,
+    }
+}
+
+async fn execute(client: &Client, statement: &str) -> Result<(), Error> {
+    deadline(DDL_DEADLINE, client.query_raw(statement).execute()).await
+}
+
+async fn read_ledger(client: &Client) -> Result<BTreeMap<u32, LedgerRow>, Error> {
+    let query = client
+        .query("SELECT version, name, checksum FROM schema_migrations FINAL ORDER BY version");
+    let rows = deadline(DDL_DEADLINE, query.fetch_all::<LedgerRow>()).await?;
+    Ok(rows.into_iter().map(|row| (row.version, row)).collect())
+}
+
+async fn record(client: &Client, migration: &Migration, checksum: &str) -> Result<(), Error> {
+    let row = LedgerRow {
+        version: migration.version,
+        name: migration.name.to_owned(),
+        checksum: checksum.to_owned(),
+    };
+    deadline(DDL_DEADLINE, async {
+        let mut insert = client.insert::<LedgerRow>("schema_migrations").await?;
+        insert.write(&row).await?;
+        insert.end().await
+    })
+    .await
+}
+
+/// Retention is configuration, not history: it is set to what is configured now.
+async fn set_retention(clickhouse: &ClickHouse, client: &Client) -> Result<Vec<String>, Error> {
+    let schema = &clickhouse.schema;
+    let mut changed = Vec::new();
+    for (name, beyond) in RETAINED {
+        let table = schema.local_table(name);
+        let days = schema.retention_days + beyond;
+        let query = client
+            .query("SELECT name, create_table_query FROM system.tables WHERE database = ? AND name = ?")
+            .bind(schema.database.as_str())
+            .bind(table.as_str());
+        let found = deadline(DDL_DEADLINE, query.fetch_optional::<TableRow>()).await?;
+        let ttl = format!("toStartOfDay(created_at) + toIntervalDay({days})");
+        if let Some(found) = found
+            && !found.create_table_query.contains(&ttl)
+        {
+            let on_cluster = schema.on_cluster();
+            execute(
+                client,
+                &format!("ALTER TABLE {table}{on_cluster} MODIFY TTL {ttl}"),
+            )
+            .await?;
+            changed.push(found.name);
+        }
+    }
+    Ok(changed)
+}

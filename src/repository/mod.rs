@@ -1,0 +1,174 @@
+//! ClickHouse: the only place, with `migrations/`, where SQL lives.
+//!
+//! Purpose: write batches, keep the claims of each view, answer reports, keep the schema.
+//!
+//! Invariants: a write is confirmed only after ClickHouse has committed it, materialized views
+//! included; no value is pasted into SQL as text other than numbers, and identifiers that the
+//! configuration has checked; every call has a deadline; a server's error text goes to the log,
+//! never to a client.
+//!
+//! Refuses to know: HTTP answers, where the server came from.
+
+mod errors;
+mod migrate;
+mod page_views;
+mod render;
+mod reports;
+mod rows;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clickhouse::Client;
+
+use crate::pipeline::{Batch, Failure, Sink};
+
+pub use errors::Error;
+pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
+pub use page_views::{PageViews, Removal, Update};
+pub use render::{Schema, render};
+pub use reports::Reports;
+
+/// How long one insert may take, views and quorum included, before it counts as failed. ClickHouse
+/// itself gives up earlier ([`INSERT_EXECUTION_SECS`]), so that what failed here has ended there.
+const INSERT_DEADLINE: Duration = Duration::from_secs(30);
+const INSERT_EXECUTION_SECS: u32 = 25;
+/// How long one chunk of an insert may wait for the socket.
+const SEND_DEADLINE: Duration = Duration::from_secs(10);
+/// How long one read may take; ClickHouse gives up a little earlier.
+const READ_DEADLINE: Duration = Duration::from_secs(15);
+const READ_EXECUTION_SECS: u32 = 10;
+/// How long a statement of a migration may take.
+const DDL_DEADLINE: Duration = Duration::from_secs(300);
+/// How long a sign of life may take.
+const PING_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Where a server is, and who we are there.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// `http://host:port`.
+    pub url: String,
+    /// The user.
+    pub user: String,
+    /// Its password; empty for none.
+    pub password: String,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("url", &self.url)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the server is right now; `None` while it is known to be down.
+pub type Locate = Arc<dyn Fn() -> Option<Connection> + Send + Sync>;
+
+/// One ClickHouse and one database in it; cheap to clone.
+#[derive(Clone)]
+pub struct ClickHouse {
+    /// Holds the connection pool; address and user are set per call, because an embedded server
+    /// comes back under another port after a restart.
+    base: Client,
+    locate: Locate,
+    schema: Arc<Schema>,
+}
+
+impl ClickHouse {
+    /// A client for the server that `locate` gives. Connects on the first call.
+    pub fn new(locate: Locate, schema: Schema) -> Self {
+        let mut base =
+            Client::default().with_product_info("traffic-api", env!("CARGO_PKG_VERSION"));
+        if schema.cluster.is_some() {
+            for (name, value) in render::CLUSTER_SETTINGS {
+                base = base.with_setting(*name, *value);
+            }
+        }
+        Self {
+            base,
+            locate,
+            schema: Arc::new(schema),
+        }
+    }
+
+    /// The same database, at another address.
+    #[must_use]
+    pub fn at(&self, locate: Locate) -> Self {
+        Self {
+            locate,
+            ..self.clone()
+        }
+    }
+
+    /// Asks for a sign of life and for the right to query.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let query = self.server()?.query("SELECT 1");
+        deadline(PING_DEADLINE, query.execute()).await
+    }
+
+    fn server(&self) -> Result<Client, Error> {
+        let connection = (self.locate)().ok_or(Error::Down)?;
+        let mut client = self
+            .base
+            .clone()
+            .with_url(connection.url)
+            .with_user(connection.user);
+        if !connection.password.is_empty() {
+            client = client.with_password(connection.password);
+        }
+        Ok(client)
+    }
+
+    fn database(&self) -> Result<Client, Error> {
+        Ok(self.server()?.with_database(&self.schema.database))
+    }
+
+    fn reader(&self) -> Result<Client, Error> {
+        let limit = READ_EXECUTION_SECS.to_string();
+        Ok(self.database()?.with_setting("max_execution_time", limit))
+    }
+}
+
+/// Runs one call to the server within `limit`.
+async fn deadline<T>(
+    limit: Duration,
+    call: impl Future<Output = clickhouse::error::Result<T>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(outcome) => outcome.map_err(Error::from),
+        Err(_) => Err(Error::TimedOut(limit)),
+    }
+}
+
+impl Sink for ClickHouse {
+    async fn write(&self, batch: &Batch) -> Result<(), Failure> {
+        self.insert(batch).await.map_err(Failure::from)
+    }
+}
+
+impl ClickHouse {
+    async fn insert(&self, batch: &Batch) -> Result<(), Error> {
+        let table = rows::table(batch.stream);
+        let columns = batch.columns.join(", ");
+        let mut insert = self
+            .database()?
+            .insert_formatted_with(format!("INSERT INTO {table} ({columns}) FORMAT RowBinary"))
+            .with_timeouts(Some(SEND_DEADLINE), Some(INSERT_DEADLINE))
+            // 26.7 turns asynchronous inserts on by default; an answer would then come before the
+            // commit (https://clickhouse.com/docs/operations/settings/settings#async_insert).
+            .with_setting("async_insert", "0")
+            // Late views may touch any number of day partitions.
+            .with_setting("max_partitions_per_insert_block", "0")
+            .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
+            .with_setting("insert_deduplication_token", batch.token.to_string())
+            .with_setting("max_execution_time", INSERT_EXECUTION_SECS.to_string());
+        insert.send(batch.bytes.clone()).await?;
+        Ok(insert.end().await?)
+    }
+}

@@ -1,0 +1,209 @@
+//! Who may know whom. The table is DESIGN made executable: an arrow that is not in it fails.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{TokenStream, TokenTree};
+
+/// Module, the modules it may import, the crates it must not name.
+const RULES: &[(&str, &[&str], &[&str])] = &[
+    ("domain", &[], &["tokio", "axum", "clickhouse", "reqwest"]),
+    ("pipeline", &["domain"], &["axum", "clickhouse"]),
+    ("repository", &["domain", "pipeline"], &["axum"]),
+    ("engine", &[], &["axum", "clickhouse"]),
+    (
+        "http",
+        &["domain", "pipeline", "repository"],
+        &["clickhouse"],
+    ),
+    ("telemetry", &["config"], &["axum", "clickhouse"]),
+    ("config", &[], &["clickhouse"]),
+];
+
+/// Modules whose string literals may hold SQL.
+const SQL_ROOMS: &[&str] = &["repository", "engine"];
+
+fn sources(module: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let file = root.join(format!("{module}.rs"));
+    if file.exists() {
+        found.push(file);
+    }
+    let mut folders = vec![root.join(module)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn tokens(file: &Path) -> TokenStream {
+    std::fs::read_to_string(file).unwrap().parse().unwrap()
+}
+
+/// Every module that is named behind `crate::` (also in groups and inside macros), every other
+/// identifier, and every string literal.
+#[derive(Default)]
+struct Names {
+    modules: BTreeSet<String>,
+    identifiers: BTreeSet<String>,
+    literals: Vec<String>,
+}
+
+fn read(stream: TokenStream, names: &mut Names) {
+    let trees: Vec<TokenTree> = stream.into_iter().collect();
+    for (i, tree) in trees.iter().enumerate() {
+        match tree {
+            TokenTree::Ident(ident) if ident == "crate" => {
+                let behind = trees.get(i + 1..i + 4).unwrap_or_default();
+                match behind {
+                    [
+                        TokenTree::Punct(_),
+                        TokenTree::Punct(_),
+                        TokenTree::Ident(module),
+                    ] => {
+                        names.modules.insert(module.to_string());
+                    }
+                    [
+                        TokenTree::Punct(_),
+                        TokenTree::Punct(_),
+                        TokenTree::Group(group),
+                    ] => {
+                        names.modules.extend(heads(group.stream()));
+                    }
+                    _ => {}
+                }
+            }
+            TokenTree::Ident(ident) => {
+                // A field or a function of the name is not the crate: a path is.
+                let colon = |tree: Option<&TokenTree>| matches!(tree, Some(TokenTree::Punct(p)) if p.as_char() == ':');
+                let inside_path = i > 0 && colon(trees.get(i - 1));
+                if colon(trees.get(i + 1)) && colon(trees.get(i + 2)) && !inside_path {
+                    names.identifiers.insert(ident.to_string());
+                }
+            }
+            TokenTree::Literal(literal) => names.literals.push(literal.to_string()),
+            TokenTree::Group(group) => read(group.stream(), names),
+            TokenTree::Punct(_) => {}
+        }
+    }
+}
+
+/// The first identifier of each element of `{a::b, c}`.
+fn heads(group: TokenStream) -> Vec<String> {
+    let mut heads = Vec::new();
+    let mut at_start = true;
+    for tree in group {
+        match tree {
+            TokenTree::Ident(ident) if at_start => {
+                heads.push(ident.to_string());
+                at_start = false;
+            }
+            TokenTree::Punct(punct) if punct.as_char() == ',' => at_start = true,
+            _ => {}
+        }
+    }
+    heads
+}
+
+fn names(file: &Path) -> Names {
+    let mut found = Names::default();
+    read(tokens(file), &mut found);
+    found
+}
+
+#[test]
+fn data_flows_one_way() {
+    for (module, allowed, forbidden) in RULES {
+        let files = sources(module);
+        assert!(!files.is_empty(), "no module {module}");
+        for file in files {
+            let found = names(&file);
+            for import in &found.modules {
+                assert!(
+                    import == module || allowed.contains(&import.as_str()),
+                    "{} imports crate::{import}",
+                    file.display()
+                );
+            }
+            for name in *forbidden {
+                assert!(
+                    !found.identifiers.contains(*name),
+                    "{} names {name}",
+                    file.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_module_has_a_rule() {
+    let library = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/lib.rs"));
+    for line in library.unwrap().lines() {
+        if let Some(module) = line
+            .strip_prefix("pub mod ")
+            .and_then(|l| l.strip_suffix(';'))
+        {
+            assert!(
+                module == "app" || RULES.iter().any(|(name, ..)| *name == module),
+                "{module} has no rule"
+            );
+        }
+    }
+}
+
+#[test]
+fn sql_lives_in_the_repository() {
+    for (module, ..) in RULES
+        .iter()
+        .filter(|(module, ..)| !SQL_ROOMS.contains(module))
+    {
+        for file in sources(module) {
+            for literal in names(&file).literals {
+                for word in [
+                    "SELECT ",
+                    "INSERT INTO",
+                    "CREATE TABLE",
+                    "ALTER TABLE",
+                    "DELETE FROM",
+                ] {
+                    assert!(!literal.contains(word), "{}: {literal}", file.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    for (module, ..) in RULES {
+        for file in sources(module) {
+            let lines = std::fs::read_to_string(&file).unwrap().lines().count();
+            assert!(lines <= 450, "{} has {lines} lines", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_rules_can_fail() {
+    let stream: TokenStream = "use crate::{http::x, domain}; fn f() { let a = crate::engine::g(); \
+                               tokio::spawn(m!(axum::x)); b.clickhouse(); }"
+        .parse()
+        .unwrap();
+    let mut found = Names::default();
+    read(stream, &mut found);
+    assert_eq!(
+        found.modules.iter().map(String::as_str).collect::<Vec<_>>(),
+        ["domain", "engine", "http"]
+    );
+    assert!(found.identifiers.contains("tokio") && found.identifiers.contains("axum"));
+    assert!(!found.identifiers.contains("clickhouse"));
+}

@@ -1,0 +1,233 @@
+//! The program: how it starts, refuses to start, stops, and dies.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::service::{Service, is_gone, run};
+use crate::support::{directory, shared_engine, view};
+
+/// The one line that a failed start prints.
+fn refusal(command: Command) -> (Option<i32>, String) {
+    let (code, _, err) = run(command);
+    let lines: Vec<&str> = err.lines().filter(|l| !l.contains(" INFO ")).collect();
+    assert_eq!(lines.len(), 1, "{err}");
+    assert!(!err.contains("panicked"), "{err}");
+    assert!(lines[0].starts_with("traffic-api: "), "{err}");
+    (code, lines[0].to_owned())
+}
+
+#[test]
+fn a_start_that_cannot_succeed_says_why_in_one_line() {
+    let data = directory("refused");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let file = data.join("file");
+    std::fs::write(&file, "").unwrap();
+    // Nothing listens on a port that was free a moment ago.
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let unreachable = format!("http://{free}");
+
+    let cases: &[(&str, &str, &[&str], i32)] = &[
+        (
+            "LISTEN_ADDR",
+            &address,
+            &["LISTEN_ADDR", &address, "in use"],
+            1,
+        ),
+        ("DATA_DIR", file.to_str().unwrap(), &["DATA_DIR", "file"], 1),
+        (
+            "CLICKHOUSE_URL",
+            &unreachable,
+            &["CLICKHOUSE_URL", "refused"],
+            1,
+        ),
+        ("RETENTION_DAYS", "0", &["RETENTION_DAYS", "0"], 2),
+        ("LISTEN_ADDR", "nowhere", &["LISTEN_ADDR", "nowhere"], 2),
+    ];
+    for (name, value, words, expected) in cases {
+        let mut command = Service::command(&data);
+        command.env(name, value);
+        let (code, line) = refusal(command);
+        assert_eq!(code, Some(*expected), "{line}");
+        for word in *words {
+            assert!(line.contains(word), "{name}: no {word:?} in {line:?}");
+        }
+    }
+}
+
+#[test]
+fn without_engine_and_npm_the_ways_out_are_named() {
+    let data = directory("no-npm");
+    let mut command = Service::command(&data);
+    command
+        .env("ENGINE_CACHE_DIR", data.join("empty-cache"))
+        .env("PATH", data.join("no-programs"));
+    let (code, line) = refusal(command);
+    assert_eq!(code, Some(1));
+    for word in ["npm", "CLICKHOUSE_URL"] {
+        assert!(line.contains(word), "{line}");
+    }
+}
+
+#[test]
+fn a_wrong_password_is_named() {
+    let mut command = Service::command(&directory("password"));
+    let engine = shared_engine();
+    if engine.password.is_empty() {
+        return;
+    }
+    command
+        .env("CLICKHOUSE_URL", &engine.url)
+        .env("CLICKHOUSE_PASSWORD", "wrong");
+    let (code, line) = refusal(command);
+    assert_eq!(code, Some(1));
+    assert!(
+        line.contains("Authentication failed") && line.contains("CLICKHOUSE_URL"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_data_dir_has_one_owner() {
+    let data = directory("owned");
+    let service = Service::start(&data);
+    let (code, line) = refusal(Service::command(&data));
+    assert_eq!(code, Some(1));
+    assert!(line.contains("already") && line.contains("owned"), "{line}");
+    drop(service);
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let data = directory("help");
+    for (flag, word) in [
+        ("--help", "RETENTION_DAYS"),
+        ("--version", env!("CARGO_PKG_VERSION")),
+    ] {
+        let mut command = Service::command(&data);
+        command.arg(flag);
+        let (code, out, err) = run(command);
+        assert_eq!((code, err.as_str()), (Some(0), ""));
+        assert!(out.contains(word), "{out}");
+        assert!(!out.contains("engine-child"), "{out}");
+    }
+}
+
+#[test]
+fn a_dot_env_file_is_read_and_a_broken_one_refused() {
+    let data = directory("dotenv");
+    std::fs::write(
+        data.join(".env"),
+        "RETENTION_DAYS=none\nCLICKHOUSE_READ_URL=\n",
+    )
+    .unwrap();
+    let (code, line) = refusal(Service::command(&data));
+    assert_eq!(code, Some(2));
+    assert!(line.contains("RETENTION_DAYS"), "{line}");
+    std::fs::write(data.join(".env"), "what is this").unwrap();
+    let (_, line) = refusal(Service::command(&data));
+    assert!(line.contains(".env"), "{line}");
+}
+
+async fn post(service: &Service, id: u64, body: &Value) -> u16 {
+    let url = service.url(&format!("/api/traffic/{id}"));
+    reqwest::Client::new()
+        .post(url)
+        .json(body)
+        .send()
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
+}
+
+async fn daily(service: &Service, user: u32) -> Value {
+    let url = service.url(&format!("/api/traffic/daily/{user}"));
+    reqwest::get(url).await.unwrap().json().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_outlive_stops_and_kills_of_the_service() {
+    let data = directory("restarts");
+    let now = chrono::Utc::now().timestamp() - 10;
+    let mut service = Service::start(&data);
+    assert!(service.standard_output.contains("curl"), "says what to try");
+    assert_eq!(post(&service, 1, &view(1, now, "/a")).await, 201);
+    assert!(service.terminate().success());
+
+    service = Service::start(&data);
+    assert_eq!(daily(&service, 1).await, json!({"/a": 1}));
+    assert_eq!(post(&service, 2, &view(1, now, "/b")).await, 201);
+    let engine = service.children();
+    assert_eq!(engine.len(), 1, "one engine process");
+    service.kill();
+    assert!(
+        is_gone(engine[0], Duration::from_secs(10)),
+        "the engine outlives the service"
+    );
+
+    service = Service::start(&data);
+    assert_eq!(daily(&service, 1).await, json!({"/a": 1, "/b": 1}));
+    let engine = service.children();
+    assert!(service.terminate().success());
+    assert!(
+        is_gone(engine[0], Duration::from_secs(1)),
+        "the engine outlives the service"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_clickhouse_needs_no_engine() {
+    let data = directory("external");
+    let engine = shared_engine();
+    let mut command = Service::command(&data);
+    command
+        .env("CLICKHOUSE_URL", &engine.url)
+        .env("CLICKHOUSE_USER", &engine.user)
+        .env("CLICKHOUSE_PASSWORD", &engine.password)
+        .env("CLICKHOUSE_DATABASE", crate::support::fresh_database())
+        .env("DATA_DIR", data.join("unused"))
+        .env("PATH", "");
+    let mut service = Service::spawn(command);
+    let now = chrono::Utc::now().timestamp() - 10;
+    assert_eq!(post(&service, 1, &view(1, now, "/a")).await, 201);
+    assert_eq!(daily(&service, 1).await, json!({"/a": 1}));
+    assert_eq!(service.children(), Vec::<u32>::new());
+    assert!(service.terminate().success());
+    assert!(!data.join("unused").exists());
+}
+
+#[test]
+fn migrate_says_what_it_did() {
+    let data = directory("migrate");
+    let migrate = || {
+        let mut command = Service::command(&data);
+        command.arg("migrate");
+        let (code, out, err) = run(command);
+        assert_eq!(code, Some(0), "{err}");
+        out
+    };
+    let first = migrate();
+    assert!(first.contains("applied 0001_traffic\n"), "{first}");
+    assert_eq!(migrate(), "the schema is up to date\n");
+}
+
+#[test]
+fn a_start_with_a_warm_cache_is_quick() {
+    let data = directory("warm");
+    drop(Service::start(&data));
+    let start = Instant::now();
+    let service = Service::start(&data);
+    // Printed for the reader: a bound on time would only measure the machine.
+    println!("ready {} ms after the start", start.elapsed().as_millis());
+    let permissions = std::fs::metadata(&data).unwrap().permissions();
+    assert_eq!(permissions.mode() & 0o400, 0o400);
+    drop(service);
+}

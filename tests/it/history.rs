@@ -1,0 +1,412 @@
+//! The data model's proof: random histories through HTTP, compared with a dictionary.
+//!
+//! Two instances with clocks that disagree work on one database. After every step both instances'
+//! daily reports of every user must equal what the dictionary says. `HISTORY_CASES` sets how many
+//! histories run (default 24), `HISTORY_SEED` repeats a run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chrono::Utc;
+use futures_util::future::join_all;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, TestClock, fresh_database, shared_engine, view};
+
+const SLOTS: u64 = 6;
+const USERS: u32 = 3;
+const PAGES: [&str; 3] = ["/a", "/b", "https://example.org/c?d=\"'"];
+/// How far the second instance's clock runs behind the first's, in seconds.
+const BEHIND: i64 = 20;
+const DAY: i64 = 86_400;
+
+/// The content of a view, as small choices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Content {
+    user: u32,
+    age: i64,
+    page: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The view of a slot for the first time, or again: so many copies at once, so many after.
+    Post {
+        slot: u64,
+        content: Content,
+        at_once: usize,
+        after: usize,
+    },
+    Put {
+        slot: u64,
+        content: Content,
+    },
+    PatchPage {
+        slot: u64,
+        page: usize,
+    },
+    PatchAge {
+        slot: u64,
+        age: i64,
+    },
+    /// There and back again.
+    Return {
+        slot: u64,
+        between: Content,
+    },
+    Delete {
+        slot: u64,
+    },
+    /// Two instances update one view at once.
+    Race {
+        slot: u64,
+        one: Content,
+        two: Content,
+    },
+    /// An update at once with late copies of the first post.
+    RaceWithRetry {
+        slot: u64,
+        content: Content,
+    },
+    /// An update at once with a delete.
+    RaceWithDelete {
+        slot: u64,
+        content: Content,
+    },
+    /// All parts merged into one.
+    Optimize,
+    /// Another time of day, forward or back.
+    Clock {
+        seconds: i64,
+    },
+}
+
+fn content() -> impl Strategy<Value = Content> {
+    // Around the edges of the report's window and of an hour, and anywhere in three days.
+    let age = prop_oneof![
+        Just(BEHIND),
+        Just(BEHIND + 1),
+        Just(DAY - 1),
+        Just(DAY),
+        Just(DAY + 1),
+        Just(3599_i64),
+        Just(3600_i64),
+        BEHIND..3 * DAY,
+    ];
+    (0..USERS, age, 0..PAGES.len()).prop_map(|(user, age, page)| Content { user, age, page })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let slot = 0..SLOTS;
+    prop_oneof![
+        6 => (slot.clone(), content(), 1..4_usize, 0..2_usize).prop_map(
+            |(slot, content, at_once, after)| Step::Post { slot, content, at_once, after }),
+        4 => (slot.clone(), content()).prop_map(|(slot, content)| Step::Put { slot, content }),
+        2 => (slot.clone(), 0..PAGES.len()).prop_map(|(slot, page)| Step::PatchPage { slot, page }),
+        2 => (slot.clone(), BEHIND..3 * DAY).prop_map(|(slot, age)| Step::PatchAge { slot, age }),
+        1 => (slot.clone(), content()).prop_map(|(slot, between)| Step::Return { slot, between }),
+        1 => slot.clone().prop_map(|slot| Step::Delete { slot }),
+        2 => (slot.clone(), content(), content())
+            .prop_map(|(slot, one, two)| Step::Race { slot, one, two }),
+        1 => (slot.clone(), content())
+            .prop_map(|(slot, content)| Step::RaceWithRetry { slot, content }),
+        1 => (slot, content()).prop_map(|(slot, content)| Step::RaceWithDelete { slot, content }),
+        1 => Just(Step::Optimize),
+        2 => (-3 * DAY..3 * DAY).prop_map(|seconds| Step::Clock { seconds }),
+    ]
+}
+
+/// A view as the dictionary has it: user, time, page.
+type Entry = (u32, i64, usize);
+
+/// One history: its own users and request ids, so that many can share a database.
+struct History<'a> {
+    nodes: &'a [TestApp; 2],
+    clock: &'a TestClock,
+    first_id: u64,
+    first_user: u32,
+    posted: BTreeMap<u64, Entry>,
+    current: BTreeMap<u64, Entry>,
+    turn: usize,
+}
+
+impl History<'_> {
+    fn node(&mut self) -> &TestApp {
+        self.turn += 1;
+        &self.nodes[self.turn % 2]
+    }
+
+    fn entry(&self, content: Content) -> Entry {
+        (content.user, self.clock.now() - content.age, content.page)
+    }
+
+    fn body(&self, (user, at, page): Entry) -> Value {
+        view(self.first_user + user, at, PAGES[page])
+    }
+
+    fn id(&self, slot: u64) -> u64 {
+        self.first_id + slot
+    }
+
+    /// After a race: what the service says the view is; it must be one of the candidates.
+    async fn adopt(&mut self, slot: u64, candidates: &[Option<Entry>]) {
+        let (id, node) = (self.id(slot), self.node());
+        let answer = node.get(&format!("/api/traffic/{id}")).await;
+        let found = candidates.iter().find(|candidate| match candidate {
+            None => answer.status == StatusCode::NOT_FOUND,
+            Some(entry) => {
+                let body = self.body(*entry);
+                answer.status == StatusCode::OK
+                    && ["user_id", "created_at", "page_url"]
+                        .iter()
+                        .all(|f| answer.body[f] == body[f])
+            }
+        });
+        match found.unwrap_or_else(|| panic!("{answer:?} is none of {candidates:?}")) {
+            Some(entry) => self.current.insert(slot, *entry),
+            None => self.current.remove(&slot),
+        };
+    }
+
+    async fn update(&mut self, slot: u64, entry: Entry) {
+        let (id, body) = (self.id(slot), self.body(entry));
+        let expected = match self.current.get_mut(&slot) {
+            Some(current) => {
+                *current = entry;
+                StatusCode::OK
+            }
+            None => StatusCode::NOT_FOUND,
+        };
+        let answer = self.node().put(id, &body).await;
+        assert_eq!(answer.status, expected, "{answer:?}");
+    }
+
+    async fn patch(&mut self, slot: u64, change: Value, entry: impl Fn(Entry) -> Entry) {
+        let id = self.id(slot);
+        let answer = self.node().patch(id, &change).await;
+        match self.current.get_mut(&slot) {
+            Some(current) => {
+                *current = entry(*current);
+                assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+            }
+            None => assert_eq!(answer.status, StatusCode::NOT_FOUND),
+        }
+    }
+
+    async fn post(&mut self, slot: u64, entry: Entry, at_once: usize) {
+        let (id, body) = (self.id(slot), self.body(entry));
+        let nodes = self.nodes;
+        let copies = (0..at_once).map(|copy| nodes[copy % 2].post(id, &body));
+        for answer in join_all(copies).await {
+            assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+        }
+    }
+
+    async fn apply(&mut self, step: &Step) {
+        match *step {
+            Step::Post {
+                slot,
+                content,
+                at_once,
+                after,
+            } => {
+                let known = self.posted.get(&slot).copied();
+                let entry = known.unwrap_or_else(|| self.entry(content));
+                if entry.1 > self.clock.now() - BEHIND {
+                    return; // in the future after the clock went back
+                }
+                self.post(slot, entry, at_once).await;
+                for _ in 0..after {
+                    self.post(slot, entry, 1).await;
+                }
+                if known.is_none() {
+                    self.posted.insert(slot, entry);
+                    self.current.insert(slot, entry);
+                }
+            }
+            Step::Put { slot, content } => self.update(slot, self.entry(content)).await,
+            Step::PatchPage { slot, page } => {
+                self.patch(slot, json!({"page_url": PAGES[page]}), |(u, t, _)| {
+                    (u, t, page)
+                })
+                .await;
+            }
+            Step::PatchAge { slot, age } => {
+                let at = self.clock.now() - age;
+                let change = json!({"created_at": crate::support::rfc3339(at)});
+                self.patch(slot, change, |(u, _, p)| (u, at, p)).await;
+            }
+            Step::Return { slot, between } => {
+                let Some(before) = self.current.get(&slot).copied() else {
+                    return;
+                };
+                if before.1 > self.clock.now() - BEHIND {
+                    return;
+                }
+                self.update(slot, self.entry(between)).await;
+                self.update(slot, before).await;
+            }
+            Step::Delete { slot } => {
+                let id = self.id(slot);
+                let expected = match self.current.remove(&slot) {
+                    Some(_) => StatusCode::NO_CONTENT,
+                    None => StatusCode::NOT_FOUND,
+                };
+                assert_eq!(self.node().delete(id).await.status, expected);
+            }
+            Step::Race { slot, one, two } => {
+                if !self.current.contains_key(&slot) {
+                    return;
+                }
+                let (one, two) = (self.entry(one), self.entry(two));
+                let (id, a, b) = (self.id(slot), self.body(one), self.body(two));
+                let answers = tokio::join!(self.nodes[0].put(id, &a), self.nodes[1].put(id, &b));
+                assert_eq!(
+                    (answers.0.status, answers.1.status),
+                    (StatusCode::OK, StatusCode::OK)
+                );
+                self.adopt(slot, &[Some(one), Some(two)]).await;
+            }
+            Step::RaceWithRetry { slot, content } => {
+                let (Some(first), true) = (
+                    self.posted.get(&slot).copied(),
+                    self.current.contains_key(&slot),
+                ) else {
+                    return;
+                };
+                if first.1 > self.clock.now() - BEHIND {
+                    return;
+                }
+                let entry = self.entry(content);
+                let (id, retry, update) = (self.id(slot), self.body(first), self.body(entry));
+                let answers = tokio::join!(
+                    self.nodes[0].post(id, &retry),
+                    self.nodes[1].put(id, &update)
+                );
+                assert_eq!(answers.0.status, StatusCode::CREATED, "{:?}", answers.0);
+                assert_eq!(answers.1.status, StatusCode::OK);
+                self.current.insert(slot, entry);
+            }
+            Step::RaceWithDelete { slot, content } => {
+                if !self.current.contains_key(&slot) {
+                    return;
+                }
+                let entry = self.entry(content);
+                let (id, update) = (self.id(slot), self.body(entry));
+                let answers =
+                    tokio::join!(self.nodes[0].delete(id), self.nodes[1].put(id, &update));
+                assert_eq!(answers.0.status, StatusCode::NO_CONTENT);
+                let updated = answers.1.status;
+                assert!(updated == StatusCode::OK || updated == StatusCode::NOT_FOUND);
+                self.adopt(slot, &[Some(entry), None]).await;
+            }
+            Step::Optimize => {
+                for table in ["traffic", "traffic_by_request"] {
+                    self.nodes[0]
+                        .sql(&format!("OPTIMIZE TABLE {table} FINAL"))
+                        .await;
+                }
+            }
+            Step::Clock { seconds } => self.clock.set(self.clock.now() + seconds),
+        }
+    }
+
+    /// Compares every cell (user, page) of both instances' reports; returns how many.
+    async fn check(&self) -> u64 {
+        let mut cells = 0;
+        for user in 0..USERS {
+            for (node, behind) in self.nodes.iter().zip([0, BEHIND]) {
+                let now = self.clock.now() - behind;
+                let mut expected = serde_json::Map::new();
+                for (_, at, page) in self.current.values().filter(|(u, ..)| *u == user) {
+                    if now - DAY < *at && *at <= now {
+                        let count = expected.entry(PAGES[*page]).or_insert(json!(0));
+                        *count = json!(count.as_u64().unwrap() + 1);
+                    }
+                }
+                let report = node.daily(self.first_user + user).await;
+                assert_eq!(report, Value::Object(expected), "user {user} at {now}");
+                cells += PAGES.len() as u64;
+            }
+        }
+        cells
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+#[test]
+fn random_histories_are_counted_exactly() {
+    let runtime = Arc::new(tokio::runtime::Runtime::new().unwrap());
+    let clock = TestClock::frozen();
+    let (engine, database) = (shared_engine(), fresh_database());
+    let nodes = runtime.block_on(async {
+        [
+            TestApp::start_with(&engine, &database, clock.behind(0), &["--node-id=1"]).await,
+            TestApp::start_with(&engine, &database, clock.behind(BEHIND), &["--node-id=2"]).await,
+        ]
+    });
+    // Real time bounds the histories: the TTL must not take what they write.
+    let (newest, oldest) = (
+        Utc::now().timestamp() - 4 * DAY,
+        Utc::now().timestamp() - 40 * DAY,
+    );
+
+    let seed = number("HISTORY_SEED", rand::random());
+    println!("HISTORY_SEED={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: u32::try_from(number("HISTORY_CASES", 24)).unwrap(),
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let (histories, cells) = (AtomicU64::new(0), AtomicU64::new(0));
+    let strategy = (oldest..newest, vec(step(), 1..40));
+    let outcome = runner.run(&strategy, |(start, steps)| {
+        let number = histories.fetch_add(1, Ordering::Relaxed);
+        clock.set(start);
+        let mut history = History {
+            nodes: &nodes,
+            clock: &clock,
+            first_id: number * SLOTS,
+            first_user: u32::try_from(number).unwrap() * USERS,
+            posted: BTreeMap::new(),
+            current: BTreeMap::new(),
+            turn: 0,
+        };
+        runtime.block_on(async {
+            for step in &steps {
+                history.apply(step).await;
+                cells.fetch_add(history.check().await, Ordering::Relaxed);
+            }
+        });
+        Ok(())
+    });
+    println!(
+        "{} histories, {} cells compared",
+        histories.load(Ordering::Relaxed),
+        cells.load(Ordering::Relaxed)
+    );
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+    runtime.block_on(async {
+        for node in nodes {
+            node.stop().await;
+        }
+    });
+}

@@ -1,0 +1,14 @@
+//! The integration tests: the real service through real HTTP on a real ClickHouse.
+//!
+//! One engine process for the whole run, one database and one service on port 0 per test, so the
+//! tests run in parallel. Tests of the program itself (starts, stops, kills) spawn the real binary.
+
+mod cli;
+mod concurrency;
+mod contract;
+mod engine;
+mod history;
+mod migrations;
+mod outage;
+mod problems;
+mod support;
