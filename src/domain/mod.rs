@@ -17,6 +17,7 @@ mod invalid;
 mod page_view;
 mod recent_writes;
 mod report;
+mod scalar;
 mod values;
 mod version;
 
@@ -38,6 +39,17 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// All streams.
+    pub const ALL: &[Stream] = &[Stream::PageViews];
+
+    /// The stream of a stable name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|stream| stream.name() == name)
+    }
+
     /// The stable name, for logs and for files that outlive the process.
     pub const fn name(self) -> &'static str {
         match self {

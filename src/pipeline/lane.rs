@@ -10,7 +10,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
-use uuid::Uuid;
 
 use super::writer::{Admitted, Counters, Waiter};
 use super::{Ack, Batch, Error, Failure, Grouping, Record, Sink};
@@ -88,22 +87,8 @@ impl<R: Record, S: Sink> Lane<R, S> {
 }
 
 fn encode<R: Record>(admitted: Vec<Admitted<R>>) -> (Batch, Vec<Waiter>) {
-    let mut bytes = Vec::with_capacity(admitted.iter().map(|a| a.record.weight()).sum());
-    let mut rows = 0;
-    let mut waiters = Vec::with_capacity(admitted.len());
-    for Admitted { record, waiter } in admitted {
-        record.encode(&mut bytes);
-        rows += record.rows();
-        waiters.push(waiter);
-    }
-    let batch = Batch {
-        stream: R::STREAM,
-        columns: R::COLUMNS,
-        rows,
-        token: Uuid::new_v4(),
-        bytes: bytes.into(),
-    };
-    (batch, waiters)
+    let batch = Batch::encode(admitted.iter().map(|a| &a.record));
+    (batch, admitted.into_iter().map(|a| a.waiter).collect())
 }
 
 async fn commit<S: Sink>(sink: &S, batch: &Batch, stats: &Counters) -> Result<Ack, Error> {

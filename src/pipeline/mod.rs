@@ -17,17 +17,16 @@
 //! Refuses to know: what a record means, how it arrived, which database stands behind the sink and
 //! what it is called there.
 
+mod batch;
 mod lane;
 mod writer;
 
 use std::future::Future;
 use std::time::Duration;
 
-use bytes::Bytes;
-use uuid::Uuid;
-
 use crate::domain::Stream;
 
+pub use batch::{Batch, Mark};
 pub use lane::Lane;
 pub use writer::{Limits, Receipt, Stats, Writer, open};
 
@@ -38,6 +37,10 @@ pub trait Record: Send + 'static {
     /// The columns of its encoded rows, in order.
     const COLUMNS: &'static [&'static str];
 
+    /// Which thing it is about, for finding it again while it waits: records about the same thing
+    /// have the same number.
+    fn identity(&self) -> u64;
+
     /// How many rows it encodes to, at least one.
     fn rows(&self) -> usize;
 
@@ -46,21 +49,6 @@ pub trait Record: Send + 'static {
 
     /// Appends its rows to `buffer`; all rows of one record always share a batch.
     fn encode(&self, buffer: &mut Vec<u8>);
-}
-
-/// Encoded rows of one stream, written as one insert.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// Which stream the rows belong to.
-    pub stream: Stream,
-    /// The columns of each row, in order.
-    pub columns: &'static [&'static str],
-    /// How many rows, at least one.
-    pub rows: usize,
-    /// The identity of the batch: a repeated write carries the same token.
-    pub token: Uuid,
-    /// The rows, encoded by [`Record::encode`].
-    pub bytes: Bytes,
 }
 
 /// Where batches go. The pipeline defines it, a store implements it.

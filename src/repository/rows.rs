@@ -24,6 +24,12 @@ impl Record for ClaimSet {
         "is_deleted",
     ];
 
+    fn identity(&self) -> u64 {
+        self.claims()
+            .first()
+            .map_or(0, |claim| claim.view.request_id.get())
+    }
+
     fn rows(&self) -> usize {
         self.claims().len()
     }

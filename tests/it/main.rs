@@ -9,6 +9,7 @@ mod contract;
 mod engine;
 mod history;
 mod migrations;
+mod obvious_schemas;
 mod outage;
 mod problems;
 mod support;
