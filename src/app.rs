@@ -1,11 +1,15 @@
 //! The composition root: the only place that knows everyone.
 //!
-//! Start: bind the address -> start the engine -> migrate -> open the lane -> serve.
-//! Stop: not ready -> stop accepting, finish the requests in flight -> drain the lane -> stop the
+//! Start: bind the address -> open the spool -> start the engine -> migrate -> open the lanes and the
+//! replay -> serve.
+//!
+//! Stop: not ready, and no more waiting for ClickHouse beyond a limit -> stop accepting, finish the
+//! requests in flight -> drain the lanes, into the spool what ClickHouse does not take -> stop the
 //! engine. Each step has a deadline; together they stay within 25 seconds.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,32 +26,58 @@ use crate::config::Settings;
 use crate::domain::{ClaimSet, Clock, RecentWrites, VersionSource};
 use crate::engine::{self, Engine};
 use crate::http::{self, Acceptance, AppState};
-use crate::pipeline::{self, Grouping, Limits, Stats, Writer};
+use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{self, ClickHouse, Connection, Locate, PageViews, Reports, Schema};
 
-/// How long requests in flight may take once the service stops. Longer than an insert normally
-/// takes by far; one that hangs is cut off.
-const FINISH_REQUESTS: Duration = Duration::from_secs(10);
-/// How long the lane may take for what was admitted.
-const DRAIN_LANE: Duration = Duration::from_secs(8);
+/// How long ClickHouse may still take for what was sent to it; after that it goes to the spool.
+const LAST_INSERTS: Duration = Duration::from_secs(4);
+/// How long requests in flight may take; longer than [`LAST_INSERTS`] and a write to the spool.
+const FINISH_REQUESTS: Duration = Duration::from_secs(9);
+/// How long the lanes may take for what was admitted and has lost its sender.
+const DRAIN_LANES: Duration = Duration::from_secs(6);
 /// How long the engine may take; its own deadline is shorter.
 const STOP_ENGINE: Duration = Duration::from_secs(6);
 
 /// How many posted ids are remembered to find conflicts: about 20 MB.
 const RECENT_IDS: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
+/// How many spooled ids are remembered to find their views: about 50 MB.
+const SPOOLED_IDS: usize = 1_000_000;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 
 /// A running service.
 pub struct App {
+    serving: Serving,
+    engine: Engine,
+}
+
+/// Everything but the engine, which outlives it.
+struct Serving {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
-    writer: Writer<ClaimSet>,
-    stop_http: oneshot::Sender<()>,
-    http: JoinHandle<std::io::Result<()>>,
-    stop_lane: oneshot::Sender<()>,
-    lane: JoinHandle<()>,
-    engine: Engine,
+    delivery: Arc<Delivery<ClickHouse>>,
+    http: Task<std::io::Result<()>>,
+    lanes: [Task<()>; 2],
+    /// Replay and settlement: they may end at any instant.
+    background: [JoinHandle<()>; 2],
+}
+
+/// A task that is told to stop and then waited for.
+struct Task<T> {
+    stop: oneshot::Sender<()>,
+    handle: JoinHandle<T>,
+}
+
+impl<T: Send + 'static> Task<T> {
+    fn spawn<F: Future<Output = T> + Send + 'static>(
+        run: impl FnOnce(oneshot::Receiver<()>) -> F,
+    ) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        Self {
+            stop,
+            handle: tokio::spawn(run(stopped)),
+        }
+    }
 }
 
 /// Starts the service; `clock` is the system's, but for tests.
@@ -56,9 +86,10 @@ pub struct App {
 /// The first step that failed, in words for an operator; everything started before is stopped.
 pub async fn start(settings: &Settings, clock: Clock) -> Result<App> {
     let socket = bind(settings.listen_addr)?;
+    let spool = open_spool(settings)?;
     let engine = start_engine(settings).await?;
-    match serve(settings, clock, socket, &engine).await {
-        Ok(running) => Ok(running.with(engine)),
+    match serve(settings, clock, socket, spool, &engine).await {
+        Ok(serving) => Ok(App { serving, engine }),
         Err(error) => {
             engine.stop().await;
             Err(error)
@@ -77,36 +108,11 @@ pub async fn migrate(settings: &Settings) -> Result<repository::Outcome> {
     outcome
 }
 
-/// Everything but the engine, which outlives it.
-struct Serving {
-    address: SocketAddr,
-    stopping: Arc<AtomicBool>,
-    writer: Writer<ClaimSet>,
-    stop_http: oneshot::Sender<()>,
-    http: JoinHandle<std::io::Result<()>>,
-    stop_lane: oneshot::Sender<()>,
-    lane: JoinHandle<()>,
-}
-
-impl Serving {
-    fn with(self, engine: Engine) -> App {
-        App {
-            address: self.address,
-            stopping: self.stopping,
-            writer: self.writer,
-            stop_http: self.stop_http,
-            http: self.http,
-            stop_lane: self.stop_lane,
-            lane: self.lane,
-            engine,
-        }
-    }
-}
-
 async fn serve(
     settings: &Settings,
     clock: Clock,
     socket: TcpSocket,
+    spool: Arc<Spool>,
     engine: &Engine,
 ) -> Result<Serving> {
     let clickhouse = clickhouse(settings, engine);
@@ -120,23 +126,27 @@ async fn serve(
             inserts_in_flight: settings.ingest_inserts_in_flight as usize,
         },
     };
-    let (writer, lane) = pipeline::open::<ClaimSet, _>(Arc::new(clickhouse.clone()), limits);
-    let (stop_lane, lane_stopped) = oneshot::channel();
+    let sink = Arc::new(clickhouse.clone());
+    let delivery = Arc::new(Delivery::new(sink, Arc::clone(&spool)));
+    let (writer, lanes) = pipeline::open::<ClaimSet, _>(&delivery, limits);
 
     let node = settings
         .node_id
         .unwrap_or_else(|| rand::random_range(0..=VersionSource::MAX_NODE));
     info!(node, "writing updates under this node number");
+    let (page_views, unfinished) = PageViews::new(
+        clickhouse.clone(),
+        writer.clone(),
+        Arc::clone(&spool),
+        VersionSource::new(node),
+        clock.clone(),
+    );
     let stopping = Arc::new(AtomicBool::new(false));
     let state = AppState {
-        writer: writer.clone(),
-        page_views: Arc::new(PageViews::new(
-            clickhouse.clone(),
-            writer.clone(),
-            VersionSource::new(node),
-            clock.clone(),
-        )),
+        writer,
+        page_views,
         reports: Reports::new(reports_from(settings, &clickhouse)),
+        spool,
         clickhouse,
         recent: RecentWrites::new(RECENT_IDS),
         clock,
@@ -154,66 +164,86 @@ async fn serve(
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .with_context(|| format!("LISTEN_ADDR {address} can't be used"));
     let (address, listener) = listener?;
-    let (stop_http, http_stopped) = oneshot::channel::<()>();
-    let http = axum::serve(
-        listener.tap_io(|stream| {
-            // Answers are small: waiting to fill a packet would only add latency.
-            let _ = stream.set_nodelay(true);
-        }),
-        router,
-    )
-    .with_graceful_shutdown(async {
-        let _ = http_stopped.await;
+    let listener = listener.tap_io(|stream| {
+        // Answers are small: waiting to fill a packet would only add latency.
+        let _ = stream.set_nodelay(true);
+    });
+    let http = Task::spawn(|stop| {
+        let stopped = async {
+            let _ = stop.await;
+        };
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stopped)
+            .into_future()
     });
     Ok(Serving {
         address,
         stopping,
-        writer,
-        stop_http,
-        http: tokio::spawn(http.into_future()),
-        stop_lane,
-        lane: tokio::spawn(lane.run(lane_stopped)),
+        http,
+        lanes: [
+            Task::spawn(|stop| lanes.to_sink.run(stop)),
+            Task::spawn(|stop| lanes.to_spool.run(stop)),
+        ],
+        background: [
+            tokio::spawn(Replay::new(Arc::clone(&delivery)).run()),
+            tokio::spawn(unfinished.run()),
+        ],
+        delivery,
     })
 }
 
 impl App {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.serving.address
     }
 
-    /// What the lane has inserted so far.
-    pub fn ingest(&self) -> Stats {
-        self.writer.stats()
-    }
-
-    /// The embedded engine's process, if there is one and it runs.
-    pub fn engine_pid(&self) -> Option<u32> {
-        self.engine.pid()
+    /// What has been written so far.
+    pub fn stats(&self) -> Stats {
+        self.serving.delivery.stats()
     }
 
     /// Stops in the order that this module's documentation gives.
-    pub async fn stop(mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
+    pub async fn stop(self) {
+        let Serving {
+            stopping,
+            delivery,
+            mut http,
+            lanes,
+            background,
+            ..
+        } = self.serving;
+        stopping.store(true, Ordering::Relaxed);
+        delivery.hurry(LAST_INSERTS);
 
-        let _ = self.stop_http.send(());
-        match timeout(FINISH_REQUESTS, &mut self.http).await {
+        let _ = http.stop.send(());
+        match timeout(FINISH_REQUESTS, &mut http.handle).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => error!(%error, "serving failed"),
             Ok(Err(error)) => error!(%error, "serving panicked"),
             Err(_) => {
                 warn!(seconds = FINISH_REQUESTS.as_secs(), "requests cut off");
-                self.http.abort();
+                http.handle.abort();
             }
         }
 
-        let _ = self.stop_lane.send(());
-        if timeout(DRAIN_LANE, &mut self.lane).await.is_err() {
+        let drained = lanes.map(|lane| {
+            let _ = lane.stop.send(());
+            lane.handle
+        });
+        let drained = async {
+            for lane in drained {
+                let _ = lane.await;
+            }
+        };
+        if timeout(DRAIN_LANES, drained).await.is_err() {
             warn!(
-                seconds = DRAIN_LANE.as_secs(),
-                "lane not drained; its senders have no answer"
+                seconds = DRAIN_LANES.as_secs(),
+                "lanes not drained; the senders of the rest have no answer"
             );
-            self.lane.abort();
+        }
+        for task in background {
+            task.abort();
         }
 
         if timeout(STOP_ENGINE, self.engine.stop()).await.is_err() {
@@ -222,7 +252,8 @@ impl App {
                 "engine not stopped in time"
             );
         }
-        info!("stopped");
+        let waiting = delivery.spool().state();
+        info!(spooled_files = waiting.files, "stopped");
     }
 }
 
@@ -239,6 +270,25 @@ fn bind(address: SocketAddr) -> Result<TcpSocket> {
     socket.set_reuseaddr(true).with_context(taken)?;
     socket.bind(address).with_context(taken)?;
     Ok(socket)
+}
+
+fn open_spool(settings: &Settings) -> Result<Arc<Spool>> {
+    let directory = spool_dir(settings);
+    let (spool, found) = Spool::open(&directory, settings.spool_max_bytes, SPOOLED_IDS)
+        .with_context(|| format!("DATA_DIR {}", settings.data_dir.display()))?;
+    if found.files > 0 {
+        info!(
+            files = found.files,
+            bytes = found.bytes,
+            "batches wait in the spool"
+        );
+    }
+    Ok(Arc::new(spool))
+}
+
+/// Where batches wait, also for the operator's commands.
+pub fn spool_dir(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("spool")
 }
 
 async fn start_engine(settings: &Settings) -> Result<Engine> {
@@ -278,6 +328,7 @@ fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
         database: settings.clickhouse_database.clone(),
         cluster: settings.clickhouse_cluster.clone(),
         retention_days: settings.retention_days,
+        fsync: settings.clickhouse_fsync,
     };
     ClickHouse::new(locate, schema)
 }
@@ -309,6 +360,9 @@ async fn prepare(clickhouse: &ClickHouse, settings: &Settings) -> Result<reposit
     }
     for table in &outcome.retention_changed {
         info!(table, days = settings.retention_days, "retention changed");
+    }
+    for table in &outcome.fsync_changed {
+        info!(table, fsync = settings.clickhouse_fsync, "fsync changed");
     }
     if !outcome.unknown.is_empty() {
         warn!(migrations = ?outcome.unknown, "the schema is newer than this binary");

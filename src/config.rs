@@ -32,6 +32,35 @@ pub enum Command {
     Serve,
     /// Bring the database's schema up to date, then exit
     Migrate,
+    /// Look at what waits for ClickHouse, and at what was rejected
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+}
+
+/// What an operator can do with the spool, whether the service runs or not.
+#[derive(Subcommand)]
+pub enum SpoolCommand {
+    /// List what waits, and what was rejected
+    List,
+    /// Print the rows of one file as JSON lines
+    Show {
+        /// The file's name, as listed
+        name: String,
+    },
+    /// Put a rejected file back among those that wait
+    Replay {
+        /// The file's name, as listed
+        #[arg(required_unless_present = "all")]
+        name: Option<String>,
+        /// All rejected files
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Delete a rejected file for good
+    Drop {
+        /// The file's name, as listed
+        name: String,
+    },
 }
 
 /// How log lines look.
@@ -56,7 +85,7 @@ pub struct Settings {
     )]
     pub listen_addr: SocketAddr,
 
-    /// Where the embedded ClickHouse keeps its data
+    /// Where the spool and the embedded ClickHouse keep their data
     #[arg(long, env, global = true, value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
 
@@ -138,6 +167,16 @@ pub struct Settings {
     #[arg(long, env, global = true, value_name = "NUMBER", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
     pub ingest_inserts_in_flight: u32,
+
+    /// The most bytes on disk of views that wait for ClickHouse: 1048576 or more; beyond that 503
+    #[arg(long, env, global = true, value_name = "BYTES", default_value_t = 8 << 30)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub spool_max_bytes: u64,
+
+    /// Let ClickHouse fsync every insert before it confirms it
+    #[arg(long, env, global = true, value_name = "BOOL", default_value_t = false)]
+    #[arg(action = clap::ArgAction::Set)]
+    pub clickhouse_fsync: bool,
 
     /// The largest body of a single view, in bytes: 16384 to 1073741824; beyond that 413
     #[arg(

@@ -2,11 +2,12 @@
 //! per-user daily reports.
 //!
 //! ```text
-//!            POST ─► http ─► domain ─► pipeline ─► repository ─► ClickHouse
-//!                     │    (a valid   (admission,  (rows, SQL)   (embedded child
-//!                     │     view, or   receipt,                   process, or a
-//!                     │     every bad  group                      server of your
-//!                     │     field)     commit)                    own)
+//!            POST ─► http ─► domain ─► pipeline ─┬─► repository ─► ClickHouse
+//!                     │    (a valid   (admission,│   (rows, SQL)   (embedded child
+//!                     │     view, or   receipt,  │        ▲         process, or a
+//!                     │     every bad  group     │        │         server of your
+//!                     │     field)     commit)   └─► spool replay   own)
+//!                     │                             (fsynced)        │
 //!  PUT PATCH DELETE ─►│                                              │
 //!             GET ◄── http ◄──────────────────── repository ◄────────┘
 //!                                              (claims, reports)
@@ -17,10 +18,12 @@
 //! 1. [`config`], [`telemetry`]: settings and logging.
 //! 2. [`http`]: the API; every answer says where the data is, every error is a problem document.
 //! 3. [`domain`]: pure rules: what a view is, and how rival claims about one are settled.
-//! 4. [`pipeline`]: admission by byte budget, a receipt, group commit into a sink.
+//! 4. [`pipeline`]: admission by byte budget, a receipt, group commit into a sink, and the spool on
+//!    disk for what the sink can't take now.
 //! 5. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.
 //! 6. [`engine`]: where ClickHouse comes from when none is configured.
-//! 7. [`app`]: puts them together; the only module that knows everyone.
+//! 7. [`app`]: puts them together; the only module that knows everyone. Beside it [`operator`]: the
+//!    commands that look at the spool from outside.
 //!
 //! `tests/architecture.rs` enforces who may know whom; `docs/data-model.md` says why the counts are
 //! exact.
@@ -30,6 +33,7 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod operator;
 pub mod pipeline;
 pub mod repository;
 pub mod telemetry;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use traffic_api::config::{Cli, Command, LogFormat, Refusal, Settings};
 use traffic_api::domain::Clock;
-use traffic_api::{app, engine, telemetry};
+use traffic_api::{app, engine, operator, telemetry};
 
 /// What a shell gives for wrong usage.
 const EXIT_USAGE: u8 = 2;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => run(&cli.settings, serve(&cli.settings)),
         Command::Migrate => run(&cli.settings, migrate(&cli.settings)),
+        Command::Spool(command) => operator::spool(&app::spool_dir(&cli.settings), command, say),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,11 +43,14 @@ fn main() -> ExitCode {
 
 fn run(settings: &Settings, command: impl Future<Output = Result<()>>) -> Result<()> {
     telemetry::init(&settings.log_level, settings.log_format);
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("no runtime")?
-        .block_on(command)
+        .context("no runtime")?;
+    let outcome = runtime.block_on(command);
+    // Not to wait for a disk that hangs: what was to be answered has been.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(settings: &Settings) -> Result<()> {
@@ -65,9 +69,12 @@ async fn serve(settings: &Settings) -> Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("stopping");
-    app.stop().await;
-    Ok(())
+    tracing::info!("stopping; a second signal stops at once");
+    tokio::select! {
+        () = app.stop() => Ok(()),
+        _ = terminate.recv() => anyhow::bail!("stopped at once; what was acknowledged is safe"),
+        _ = interrupt.recv() => anyhow::bail!("stopped at once; what was acknowledged is safe"),
+    }
 }
 
 async fn migrate(settings: &Settings) -> Result<()> {
@@ -79,6 +86,12 @@ async fn migrate(settings: &Settings) -> Result<()> {
         say(&format!(
             "{table} now keeps {} days",
             settings.retention_days
+        ));
+    }
+    for table in &outcome.fsync_changed {
+        say(&format!(
+            "{table} now has fsync: {}",
+            settings.clickhouse_fsync
         ));
     }
     say("the schema is up to date");

@@ -16,6 +16,11 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         &["domain", "pipeline", "repository"],
         &["clickhouse"],
     ),
+    (
+        "operator",
+        &["config", "domain", "pipeline", "repository"],
+        &["axum", "clickhouse"],
+    ),
     ("telemetry", &["config"], &["axum", "clickhouse"]),
     ("config", &[], &["clickhouse"]),
 ];

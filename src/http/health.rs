@@ -1,10 +1,11 @@
 //! `/health`: for probes and operators.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
-use tracing::warn;
 use utoipa::ToSchema;
 
 use super::state::AppState;
@@ -19,14 +20,33 @@ pub(super) struct Liveness {
 /// Readiness and what is degraded.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Readiness {
-    /// `ok`, or `unavailable` when views can't be stored.
+    /// `ok`; `degraded` when views can be spooled but not stored; `unavailable` when neither.
     #[schema(example = "ok")]
     status: &'static str,
     /// `up`, or `down` when ClickHouse gives no sign of life.
     #[schema(example = "up")]
     clickhouse: &'static str,
+    /// What waits on this instance's disk.
+    spool: SpoolState,
     /// The service takes no new work.
     stopping: bool,
+}
+
+/// What waits on this instance's disk.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SpoolState {
+    /// Batches on their way to ClickHouse.
+    #[schema(example = 0)]
+    files: u64,
+    /// Their size on disk, in bytes.
+    #[schema(example = 0)]
+    bytes: u64,
+    /// Where the spool ends (`SPOOL_MAX_BYTES`).
+    #[schema(example = 8_589_934_592_u64)]
+    max_bytes: u64,
+    /// Files that an operator should look at: `traffic-api spool list`.
+    #[schema(example = 0)]
+    rejected_files: u64,
 }
 
 /// Is the process alive?
@@ -38,29 +58,36 @@ pub(super) async fn live() -> Json<Liveness> {
 
 /// Can the service do its work?
 #[utoipa::path(get, path = "/health/ready", tag = "health",
-    responses((status = OK, description = "Views can be stored and read", body = Readiness),
-        (status = SERVICE_UNAVAILABLE, description = "Views can't be stored", body = Readiness)))]
+    responses((status = OK, description = "Views can be taken in; reports too unless `degraded`",
+            body = Readiness),
+        (status = SERVICE_UNAVAILABLE, description = "Views can neither be stored nor spooled",
+            body = Readiness)))]
 pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
-    let up = match state.clickhouse.ping().await {
-        Ok(()) => true,
-        Err(error) => {
-            warn!(%error, "not ready");
-            false
-        }
-    };
+    let up = state.clickhouse.ping().await.is_ok();
+    let spool = Arc::clone(&state.spool);
+    let (waiting, writable) = tokio::task::spawn_blocking(move || {
+        // Only asked where it matters: it costs an fsync.
+        (spool.state(), up || spool.probe().is_ok())
+    })
+    .await
+    .unwrap_or_else(|_| (state.spool.state(), false));
     let stopping = state.is_stopping();
-    let (code, status) = if up && !stopping {
-        (StatusCode::OK, "ok")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+    let (code, status) = match (up, writable) {
+        _ if stopping => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        (true, _) => (StatusCode::OK, "ok"),
+        (false, true) => (StatusCode::OK, "degraded"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    let clickhouse = if up { "up" } else { "down" };
-    (
-        code,
-        Json(Readiness {
-            status,
-            clickhouse,
-            stopping,
-        }),
-    )
+    let readiness = Readiness {
+        status,
+        clickhouse: if up { "up" } else { "down" },
+        spool: SpoolState {
+            files: waiting.files,
+            bytes: waiting.bytes,
+            max_bytes: waiting.max_bytes,
+            rejected_files: waiting.rejected_files,
+        },
+        stopping,
+    };
+    (code, Json(readiness))
 }

@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -12,7 +13,7 @@ use super::problem::{Kind, Problem};
 use super::state::AppState;
 use crate::domain::{Claim, ClaimSet, PageView, RequestId};
 use crate::pipeline::Ack;
-use crate::repository::{Removal, Update};
+use crate::repository::{Lookup, Removal, Update};
 
 /// A page view as a client sends it.
 #[derive(ToSchema)]
@@ -60,8 +61,10 @@ pub(super) struct PageViewPatch {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum StorageState {
-    /// Committed in ClickHouse.
+    /// Committed in ClickHouse; counted by every report.
     Stored,
+    /// Fsynced on the disk of the instance that answered; counted once it has reached ClickHouse.
+    Spooled,
 }
 
 /// A page view as the service has it.
@@ -86,62 +89,96 @@ pub(super) struct PageViewDocument {
     state: StorageState,
 }
 
-impl From<&Claim> for PageViewDocument {
-    fn from(claim: &Claim) -> Self {
+impl PageViewDocument {
+    fn new(claim: &Claim, state: StorageState) -> Self {
         Self {
             request_id: claim.view.request_id.get(),
             user_id: claim.view.user_id.get(),
             created_at: claim.view.created_at.to_string(),
             page_url: claim.view.page_url.as_str().to_owned(),
             version: claim.version.get().to_string(),
-            state: StorageState::Stored,
+            state,
         }
     }
 }
 
-type Created = (
-    StatusCode,
-    [(HeaderName, String); 1],
-    Json<PageViewDocument>,
-);
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+const RESPOND_ASYNC: &str = "respond-async";
+
+/// Whether the client is content with a view that is fsynced but not yet in ClickHouse (RFC 7240).
+fn prefers_async(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(PREFER)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|preference| preference.split([';', '=']).next())
+        .any(|name| name.trim().eq_ignore_ascii_case(RESPOND_ASYNC))
+}
 
 /// Post a page view
 ///
 /// Idempotent: the same view again gives the same answer and counts once, so retry until you get
 /// one. A 201 means that the view is committed in ClickHouse and counted by every report from now
-/// on. A retry that arrives after the view was updated or deleted leaves it so.
+/// on. A 202 means that it is fsynced on this instance's disk and will get there: because ClickHouse
+/// can't be reached, or because you asked for it with `Prefer: respond-async`. A retry that arrives
+/// after the view was updated or deleted leaves it so.
 #[utoipa::path(post, path = "/api/traffic/{request_id}", tag = "page views",
-    params(("request_id" = u64, Path, description = "The view's identity, chosen by the client")),
+    params(("request_id" = u64, Path, description = "The view's identity, chosen by the client"),
+        ("prefer" = Option<String>, Header,
+            description = "`respond-async`: answer 202 as soon as the view is on disk")),
     request_body = PageViewBody,
     responses((status = CREATED, description = "Stored in ClickHouse", body = PageViewDocument,
-        headers(("location" = String, description = "The view's own address"))),
+            headers(("location" = String, description = "The view's own address"))),
+        (status = ACCEPTED, description = "Safe on this instance's disk", body = PageViewDocument,
+            headers(("location" = String, description = "The view's own address"),
+                ("preference-applied" = String, description = "`respond-async` where asked for"))),
         Malformed, Conflict, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn post(
     State(state): State<AppState>,
     PathId(request_id): PathId<RequestId>,
+    headers: HeaderMap,
     body: JsonBytes,
-) -> Result<Created, Problem> {
+) -> Result<Response, Problem> {
     let view = body.page_view()?.into_view(request_id, &state.window())?;
     let pending = state
         .recent
         .hold(request_id, &view)
         .map_err(|_| Problem::new(Kind::RequestIdConflict))?;
     let claim = Claim::first(view);
-    let document = PageViewDocument::from(&claim);
-    let acknowledged = async { state.writer.admit(ClaimSet::One(claim))?.await }.await;
-    match acknowledged {
-        Ok(Ack::Stored) => {
-            let location = (
-                header::LOCATION,
-                format!("/api/traffic/{}", request_id.get()),
-            );
-            Ok((StatusCode::CREATED, [location], Json(document)))
+    let mut document = PageViewDocument::new(&claim, StorageState::Stored);
+    let claims = ClaimSet::One(claim);
+    let prefers_async = prefers_async(&headers);
+    let acknowledged = async {
+        let receipt = if prefers_async {
+            state.writer.admit_to_spool(claims)?
+        } else {
+            state.writer.admit(claims)?
+        };
+        receipt.await
+    };
+    let status = match acknowledged.await {
+        Ok(Ack::Stored) => StatusCode::CREATED,
+        Ok(Ack::Spooled) => {
+            document.state = StorageState::Spooled;
+            StatusCode::ACCEPTED
         }
         Err(error) => {
             pending.release();
-            Err(error.into())
+            return Err(error.into());
         }
+    };
+    let location = (
+        header::LOCATION,
+        format!("/api/traffic/{}", request_id.get()),
+    );
+    let mut response = (status, [location], Json(document)).into_response();
+    if prefers_async {
+        let applied = HeaderValue::from_static(RESPOND_ASYNC);
+        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }
+    Ok(response)
 }
 
 /// Replace a page view
@@ -187,7 +224,7 @@ async fn update(
     match state.page_views.update(request_id, change).await? {
         Update::Stored(claim) => {
             state.recent.updated(&request_id, &claim.view);
-            Ok(Json(PageViewDocument::from(&claim)))
+            Ok(Json(PageViewDocument::new(&claim, StorageState::Stored)))
         }
         Update::Unknown => Err(Problem::new(Kind::PageViewNotFound)),
     }
@@ -195,19 +232,23 @@ async fn update(
 
 /// Look up a page view
 ///
-/// The receipt for a POST whose answer got lost.
+/// The receipt for a POST: 200 once ClickHouse has the view, 202 while it waits on this instance's
+/// disk.
 #[utoipa::path(get, path = "/api/traffic/{request_id}", tag = "page views",
     params(("request_id" = u64, Path, description = "The view's identity")),
     responses((status = OK, description = "The view", body = PageViewDocument),
+        (status = ACCEPTED, description = "The view, not yet in ClickHouse", body = PageViewDocument),
         Malformed, NotFound, Overloaded))]
 pub(super) async fn get(
     State(state): State<AppState>,
     PathId(request_id): PathId<RequestId>,
-) -> Result<Json<PageViewDocument>, Problem> {
-    match state.page_views.get(request_id).await? {
-        Some(claim) => Ok(Json(PageViewDocument::from(&claim))),
-        None => Err(Problem::new(Kind::PageViewNotFound)),
-    }
+) -> Result<(StatusCode, Json<PageViewDocument>), Problem> {
+    let (status, claim, place) = match state.page_views.get(request_id).await? {
+        Lookup::Stored(claim) => (StatusCode::OK, claim, StorageState::Stored),
+        Lookup::Spooled(claim) => (StatusCode::ACCEPTED, claim, StorageState::Spooled),
+        Lookup::Unknown => return Err(Problem::new(Kind::PageViewNotFound)),
+    };
+    Ok((status, Json(PageViewDocument::new(&claim, place))))
 }
 
 /// Delete a page view

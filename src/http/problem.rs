@@ -40,6 +40,8 @@ pub enum Kind {
     BufferFull,
     /// ClickHouse can't be reached or did not answer in time.
     StoreUnavailable,
+    /// ClickHouse does not know the view, but this node's spool may hold it.
+    NotYetKnown,
     /// The service is stopping.
     Stopping,
     /// A defect of the service.
@@ -66,6 +68,7 @@ impl Kind {
         Kind::RefusedByStore,
         Kind::BufferFull,
         Kind::StoreUnavailable,
+        Kind::NotYetKnown,
         Kind::Stopping,
         Kind::Internal,
     ];
@@ -85,6 +88,7 @@ impl Kind {
             Kind::RefusedByStore => "refused-by-store",
             Kind::BufferFull => "buffer-full",
             Kind::StoreUnavailable => "store-unavailable",
+            Kind::NotYetKnown => "not-yet-known",
             Kind::Stopping => "stopping",
             Kind::Internal => "internal",
         }
@@ -101,7 +105,9 @@ impl Kind {
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::InvalidPageView | Kind::RefusedByStore => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::BufferFull => StatusCode::TOO_MANY_REQUESTS,
-            Kind::StoreUnavailable | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -120,6 +126,7 @@ impl Kind {
             Kind::RefusedByStore => "The store refuses this page view",
             Kind::BufferFull => "The service is busy; nothing was kept",
             Kind::StoreUnavailable => "The store can't be reached; nothing was kept",
+            Kind::NotYetKnown => "The page view may still be on its way to the store",
             Kind::Stopping => "The service is stopping; nothing was kept",
             Kind::Internal => "The service made a mistake",
         }
@@ -128,7 +135,7 @@ impl Kind {
     const fn retry_after_secs(self) -> Option<u32> {
         match self {
             Kind::BufferFull => Some(RETRY_AFTER_FULL_SECS),
-            Kind::StoreUnavailable => Some(RETRY_AFTER_UNAVAILABLE_SECS),
+            Kind::StoreUnavailable | Kind::NotYetKnown => Some(RETRY_AFTER_UNAVAILABLE_SECS),
             Kind::Stopping => Some(RETRY_AFTER_STOPPING_SECS),
             _ => None,
         }
@@ -236,10 +243,13 @@ impl From<pipeline::Error> for Problem {
 
 impl From<repository::Error> for Problem {
     fn from(error: repository::Error) -> Self {
-        if let repository::Error::Write(error) = error {
-            return error.into();
+        match error {
+            repository::Error::Write(error) => error.into(),
+            repository::Error::Waiting => Problem::new(Kind::NotYetKnown),
+            error => {
+                warn!(%error, "read failed");
+                Problem::new(Kind::StoreUnavailable)
+            }
         }
-        warn!(%error, "read failed");
-        Problem::new(Kind::StoreUnavailable)
     }
 }

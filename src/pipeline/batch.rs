@@ -1,6 +1,8 @@
 //! Encoded rows of one stream, written as one insert, and where its records begin and end.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Record;
@@ -91,6 +93,70 @@ impl Batch {
             rows: total_rows(&marks),
             token: Uuid::new_v4(),
             records: marks,
+            bytes: bytes.into(),
+        })
+    }
+}
+
+/// As a line of JSON keeps it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    stream: String,
+    columns: Vec<String>,
+    /// (bytes, rows, identity) of each record.
+    records: Vec<(usize, u32, u64)>,
+    /// Hexadecimal.
+    bytes: String,
+}
+
+impl Batch {
+    /// The batch as JSON, from which [`Batch::from_json`] makes it again.
+    pub(super) fn to_json(&self) -> Value {
+        let records = (0..self.records.len()).map(|i| {
+            (
+                self.record(i).len(),
+                self.records[i].rows,
+                self.records[i].identity,
+            )
+        });
+        let kept = Kept {
+            stream: self.stream.name().to_owned(),
+            columns: self.columns.clone(),
+            records: records.collect(),
+            bytes: self
+                .bytes
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        };
+        serde_json::to_value(kept).unwrap_or_default()
+    }
+
+    /// The batch that [`Batch::to_json`] wrote, under a new token; nothing if it is damaged.
+    pub fn from_json(value: &Value) -> Option<Self> {
+        let kept = Kept::deserialize(value).ok()?;
+        let pairs = kept.bytes.as_bytes().chunks(2);
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let bytes: Vec<u8> = pairs.map(byte).collect::<Option<_>>()?;
+        let mut end = 0_u32;
+        let mut records = Vec::with_capacity(kept.records.len());
+        for (length, rows, identity) in kept.records {
+            end = end.checked_add(u32::try_from(length).ok()?)?;
+            records.push(Mark {
+                end,
+                rows,
+                identity,
+            });
+        }
+        if records.is_empty() || end as usize != bytes.len() {
+            return None;
+        }
+        Some(Batch {
+            stream: Stream::from_name(&kept.stream)?,
+            columns: kept.columns,
+            rows: total_rows(&records),
+            token: Uuid::new_v4(),
+            records,
             bytes: bytes.into(),
         })
     }

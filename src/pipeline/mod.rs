@@ -1,34 +1,45 @@
-//! The write path: admission, then a receipt, then group commit.
+//! The write path: admission, then a receipt, then group commit, with a spool behind it.
 //!
 //! ```text
-//! ingress ── admit(record) ─► Writer ── queue ─► lane ── Batch ─► Sink
-//!    ▲      (byte budget)                         │
-//!    └──────────── Receipt ◄── Ack or Error ──────┘
+//! ingress ── admit(record) ─► Writer ─► queue ─► lane ── Batch ─► delivery ─┬─► Sink
+//!    ▲      (byte budget)                          │      (breaker)  │      ▲
+//!    └──────────── Receipt ◄── Ack or Error ───────┘                 └─► Spool ── replay
 //! ```
 //!
-//! Purpose: turn many small records into few large inserts, and tell each sender honestly what
-//! became of its record.
+//! Purpose: turn many small records into few large inserts, keep on this node's disk what the sink
+//! can't take now, and tell each sender honestly what became of its record.
 //!
 //! Invariants: a record is either admitted (its bytes are taken from the budget) or refused at
-//! once; every admitted record gets exactly one answer; an [`Ack`] is given only after the sink has
-//! confirmed the batch; the bytes of all records between admission and answer never exceed the
-//! budget.
+//! once; every admitted record gets exactly one answer; [`Ack::Stored`] is given only after the sink
+//! has confirmed the batch, [`Ack::Spooled`] only after the batch is fsynced here; what is in the
+//! spool leaves it only when the sink has confirmed it, or, refused for good, as readable lines in
+//! quarantine; the bytes of all records between admission and answer never exceed the budget.
 //!
 //! Refuses to know: what a record means, how it arrived, which database stands behind the sink and
 //! what it is called there.
 
 mod batch;
+mod breaker;
+mod delivery;
 mod lane;
+mod replay;
+pub mod spool;
 mod writer;
 
 use std::future::Future;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::domain::Stream;
 
 pub use batch::{Batch, Mark};
+pub use breaker::Breaker;
+pub use delivery::{Delivery, Stats};
 pub use lane::Lane;
-pub use writer::{Limits, Receipt, Stats, Writer, open};
+pub use replay::Replay;
+pub use spool::Spool;
+pub use writer::{Lanes, Receipt, Writer, open};
 
 /// What the pipeline must know of a record: its stream and its encoded form.
 pub trait Record: Send + 'static {
@@ -40,6 +51,10 @@ pub trait Record: Send + 'static {
     /// Which thing it is about, for finding it again while it waits: records about the same thing
     /// have the same number.
     fn identity(&self) -> u64;
+
+    /// Whether it may wait on disk and be written later. Not so a record whose sender must look at
+    /// the store again before it answers.
+    fn may_wait(&self) -> bool;
 
     /// How many rows it encodes to, at least one.
     fn rows(&self) -> usize;
@@ -59,6 +74,15 @@ pub trait Sink: Send + Sync + 'static {
     /// A [`Failure`]; unless it is [`Failure::Refused`], the batch may or may not have been
     /// written.
     fn write(&self, batch: &Batch) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn ping(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The rows of a batch for a person to read, one value each.
+    fn readable(&self, batch: &Batch) -> Vec<Value>;
 }
 
 /// Why a sink did not confirm a batch.
@@ -70,6 +94,10 @@ pub enum Failure {
     /// The store understood the batch and will never take it as it is.
     #[error("{0}")]
     Refused(String),
+    /// The store complains of something that is not known to be the batch's own fault (a missing
+    /// table, a missing right): an operator can mend it, so the batch must be kept.
+    #[error("{0}")]
+    Unknown(String),
 }
 
 /// Where an acknowledged record is.
@@ -77,6 +105,8 @@ pub enum Failure {
 pub enum Ack {
     /// Committed by the sink; visible to readers.
     Stored,
+    /// Fsynced in this node's spool; on its way to the sink.
+    Spooled,
 }
 
 /// Why a record was not acknowledged. The record is not kept; sending it again is safe.
@@ -85,15 +115,24 @@ pub enum Error {
     /// The byte budget is used up.
     #[error("the ingest buffer is full")]
     Full,
-    /// The sink did not confirm the batch.
+    /// Neither the sink nor the spool has it.
     #[error("the store is unavailable")]
     Unavailable,
-    /// The sink refuses the batch for good.
-    #[error("the store refused the batch")]
+    /// The sink refuses this very record for good.
+    #[error("the store refused the record")]
     Refused,
     /// The service is stopping.
     #[error("the service is stopping")]
     Stopping,
+}
+
+/// The limits of one stream's lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes of records between admission and answer.
+    pub buffer_bytes: u32,
+    /// How records are grouped.
+    pub grouping: Grouping,
 }
 
 /// How a lane groups records.

@@ -2,43 +2,36 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Ack, Error, Grouping, Lane, Record, Sink};
+use super::lane::Route;
+use super::{Ack, Delivery, Error, Grouping, Lane, Limits, Record, Sink};
 
-/// What one waiting record costs beside its own weight: its queue slot, its receipt, its permit.
+/// What one waiting record costs beside its own weight: its queue slot, its receipt, its permit, its
+/// encoded form.
 const OVERHEAD_BYTES: usize = 256;
 
-/// The limits of one lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// The most bytes of records between admission and answer.
-    pub buffer_bytes: u32,
-    /// How records are grouped.
-    pub grouping: Grouping,
-}
-
-/// Admits records of one stream into its lane; cheap to clone.
+/// Admits records of one stream into its lanes; cheap to clone.
 pub struct Writer<R> {
     budget: Arc<Semaphore>,
-    queue: mpsc::UnboundedSender<Admitted<R>>,
-    stats: Arc<Counters>,
+    to_sink: mpsc::UnboundedSender<Admitted<R>>,
+    to_spool: mpsc::UnboundedSender<Admitted<R>>,
 }
 
 impl<R> Clone for Writer<R> {
     fn clone(&self) -> Self {
         Self {
             budget: Arc::clone(&self.budget),
-            queue: self.queue.clone(),
-            stats: Arc::clone(&self.stats),
+            to_sink: self.to_sink.clone(),
+            to_spool: self.to_spool.clone(),
         }
     }
 }
 
-/// A record on its way through the lane.
+/// A record on its way through a lane.
 pub(super) struct Admitted<R> {
     pub(super) record: R,
     pub(super) waiter: Waiter,
@@ -57,40 +50,62 @@ impl Waiter {
     }
 }
 
-/// What a lane has done since it was opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Inserts that the sink confirmed.
-    pub inserts: u64,
-    /// Rows in them.
-    pub rows: u64,
+/// The lanes of one stream; each must be run.
+pub struct Lanes<R, S> {
+    /// For records whose senders want them in the sink.
+    pub to_sink: Lane<R, S>,
+    /// For records whose senders are content with the spool.
+    pub to_spool: Lane<R, S>,
 }
 
-#[derive(Default)]
-pub(super) struct Counters {
-    pub(super) inserts: AtomicU64,
-    pub(super) rows: AtomicU64,
-}
-
-/// Opens a lane for one stream: the writer that fills it, and the lane that must be run.
-pub fn open<R: Record, S: Sink>(sink: Arc<S>, limits: Limits) -> (Writer<R>, Lane<R, S>) {
-    let (queue, received) = mpsc::unbounded_channel();
-    let stats = Arc::new(Counters::default());
+/// Opens the lanes of one stream: the writer that fills them, and the lanes themselves.
+pub fn open<R: Record, S: Sink>(
+    delivery: &Arc<Delivery<S>>,
+    limits: Limits,
+) -> (Writer<R>, Lanes<R, S>) {
+    let (to_sink, for_sink) = mpsc::unbounded_channel();
+    let (to_spool, for_spool) = mpsc::unbounded_channel();
     let writer = Writer {
         budget: Arc::new(Semaphore::new(limits.buffer_bytes as usize)),
-        queue,
-        stats: Arc::clone(&stats),
+        to_sink,
+        to_spool,
     };
-    (writer, Lane::new(received, sink, limits.grouping, stats))
+    // The interval and the slots spare the sink; the disk needs neither.
+    let for_disk = Grouping {
+        min_interval: Duration::ZERO,
+        inserts_in_flight: 1,
+        ..limits.grouping
+    };
+    let lanes = Lanes {
+        to_sink: Lane::new(for_sink, Arc::clone(delivery), limits.grouping, Route::Sink),
+        to_spool: Lane::new(for_spool, Arc::clone(delivery), for_disk, Route::Spool),
+    };
+    (writer, lanes)
 }
 
 impl<R: Record> Writer<R> {
-    /// Takes the record's bytes from the budget and queues it.
+    /// Takes the record's bytes from the budget and queues it for the sink.
     ///
     /// # Errors
     /// [`Error::Full`] at once when the budget is used up, [`Error::Stopping`] when the lane takes
     /// no more records.
     pub fn admit(&self, record: R) -> Result<Receipt, Error> {
+        self.queue(&self.to_sink, record)
+    }
+
+    /// The same for a sender that is content to have it in the spool.
+    ///
+    /// # Errors
+    /// As for [`Writer::admit`].
+    pub fn admit_to_spool(&self, record: R) -> Result<Receipt, Error> {
+        self.queue(&self.to_spool, record)
+    }
+
+    fn queue(
+        &self,
+        queue: &mpsc::UnboundedSender<Admitted<R>>,
+        record: R,
+    ) -> Result<Receipt, Error> {
         let bytes = u32::try_from(record.weight() + OVERHEAD_BYTES).unwrap_or(u32::MAX);
         let budget = Arc::clone(&self.budget)
             .try_acquire_many_owned(bytes)
@@ -100,18 +115,10 @@ impl<R: Record> Writer<R> {
             answer,
             _budget: budget,
         };
-        self.queue
+        queue
             .send(Admitted { record, waiter })
             .map_err(|_| Error::Stopping)?;
         Ok(Receipt(receipt))
-    }
-
-    /// What the lane has done so far.
-    pub fn stats(&self) -> Stats {
-        Stats {
-            inserts: self.stats.inserts.load(Ordering::Relaxed),
-            rows: self.stats.rows.load(Ordering::Relaxed),
-        }
     }
 }
 

@@ -30,6 +30,9 @@ pub enum Error {
     /// An update could not be written.
     #[error("update not written: {0}")]
     Write(#[from] crate::pipeline::Error),
+    /// ClickHouse does not know the view, but it may be among those that wait in this node's spool.
+    #[error("the view may still wait in the spool")]
+    Waiting,
 }
 
 /// What a server error says about trying the same again.
@@ -86,9 +89,12 @@ impl From<clickhouse::error::Error> for Error {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match &error {
-            Error::Server { code, .. } if class(*code) == Class::Deterministic => {
-                Failure::Refused(error.to_string())
-            }
+            Error::Server { code, .. } => match class(*code) {
+                Class::Transient => Failure::Transient(error.to_string()),
+                Class::Deterministic => Failure::Refused(error.to_string()),
+                Class::Unknown => Failure::Unknown(error.to_string()),
+            },
+            Error::Unexpected(_) => Failure::Unknown(error.to_string()),
             _ => Failure::Transient(error.to_string()),
         }
     }
@@ -138,7 +144,7 @@ mod tests {
         assert!(matches!(bad_row, Failure::Refused(_)));
         let missing_table =
             failure("Code: 60. DB::Exception: Table traffic.traffic does not exist");
-        assert!(matches!(missing_table, Failure::Transient(_)));
+        assert!(matches!(missing_table, Failure::Unknown(_)));
         assert!(matches!(
             failure("<html>502 Bad Gateway</html>"),
             Failure::Transient(_)

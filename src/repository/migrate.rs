@@ -106,6 +106,8 @@ pub struct Outcome {
     pub unknown: Vec<String>,
     /// The tables whose retention was changed to the configured one.
     pub retention_changed: Vec<String>,
+    /// The tables whose fsync was switched to what is configured.
+    pub fsync_changed: Vec<String>,
 }
 
 #[derive(Row, Serialize, Deserialize)]
@@ -113,12 +115,6 @@ struct LedgerRow {
     version: u32,
     name: String,
     checksum: String,
-}
-
-#[derive(Row, Deserialize)]
-struct TableRow {
-    name: String,
-    create_table_query: String,
 }
 
 /// Creates the database if it is missing, runs the migrations that have not run, and sets the
@@ -165,9 +161,9 @@ pub async fn migrate(clickhouse: &ClickHouse) -> Result<Outcome, MigrateError> {
         outcome.applied.push(migration.name);
     }
     outcome.unknown = recorded.into_values().map(|row| row.name).collect();
-    outcome.retention_changed = set_retention(clickhouse, &client)
+    configure(clickhouse, &client, &mut outcome)
         .await
-        .map_err(failed("setting the retention"))?;
+        .map_err(failed("setting retention and fsync"))?;
     Ok(outcome)
 }
 
@@ -231,30 +227,40 @@ async fn record(client: &Client, migration: &Migration, checksum: &str) -> Resul
     .await
 }
 
-/// Retention is configuration, not history: it is set to what is configured now.
-async fn set_retention(clickhouse: &ClickHouse, client: &Client) -> Result<Vec<String>, Error> {
+/// Retention and fsync are configuration, not history: they are set to what is configured now.
+async fn configure(
+    clickhouse: &ClickHouse,
+    client: &Client,
+    outcome: &mut Outcome,
+) -> Result<(), Error> {
     let schema = &clickhouse.schema;
-    let mut changed = Vec::new();
+    let on_cluster = schema.on_cluster();
     for (name, beyond) in RETAINED {
         let table = schema.local_table(name);
-        let days = schema.retention_days + beyond;
         let query = client
-            .query("SELECT name, create_table_query FROM system.tables WHERE database = ? AND name = ?")
+            .query("SELECT create_table_query FROM system.tables WHERE database = ? AND name = ?")
             .bind(schema.database.as_str())
             .bind(table.as_str());
-        let found = deadline(DDL_DEADLINE, query.fetch_optional::<TableRow>()).await?;
+        let Some(ddl) = deadline(DDL_DEADLINE, query.fetch_optional::<String>()).await? else {
+            continue;
+        };
+        let days = schema.retention_days + beyond;
         let ttl = format!("toStartOfDay(created_at) + toIntervalDay({days})");
-        if let Some(found) = found
-            && !found.create_table_query.contains(&ttl)
-        {
-            let on_cluster = schema.on_cluster();
-            execute(
-                client,
-                &format!("ALTER TABLE {table}{on_cluster} MODIFY TTL {ttl}"),
-            )
-            .await?;
-            changed.push(found.name);
+        if !ddl.contains(&ttl) {
+            let alter = format!("ALTER TABLE {table}{on_cluster} MODIFY TTL {ttl}");
+            execute(client, &alter).await?;
+            outcome.retention_changed.push(table.clone());
+        }
+        // https://clickhouse.com/docs/operations/settings/merge-tree-settings#fsync_after_insert
+        let on = u8::from(schema.fsync);
+        if ddl.contains("fsync_after_insert = 1") != schema.fsync {
+            let alter = format!(
+                "ALTER TABLE {table}{on_cluster} \
+                 MODIFY SETTING fsync_after_insert = {on}, fsync_part_directory = {on}"
+            );
+            execute(client, &alter).await?;
+            outcome.fsync_changed.push(table);
         }
     }
-    Ok(changed)
+    Ok(())
 }

@@ -15,6 +15,7 @@ mod page_views;
 mod render;
 mod reports;
 mod rows;
+mod settlement;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,14 +27,16 @@ use crate::pipeline::{Batch, Failure, Sink};
 
 pub use errors::Error;
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
-pub use page_views::{PageViews, Removal, Update};
+pub use page_views::{Lookup, PageViews, Removal, Update};
 pub use render::{Schema, render};
 pub use reports::Reports;
+pub use rows::readable;
+pub use settlement::Unfinished;
 
 /// How long one insert may take, views and quorum included, before it counts as failed. ClickHouse
 /// itself gives up earlier ([`INSERT_EXECUTION_SECS`]), so that what failed here has ended there.
-const INSERT_DEADLINE: Duration = Duration::from_secs(30);
-const INSERT_EXECUTION_SECS: u32 = 25;
+const INSERT_DEADLINE: Duration = Duration::from_secs(12);
+const INSERT_EXECUTION_SECS: u32 = 10;
 /// How long one chunk of an insert may wait for the socket.
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one read may take; ClickHouse gives up a little earlier.
@@ -149,6 +152,14 @@ async fn deadline<T>(
 impl Sink for ClickHouse {
     async fn write(&self, batch: &Batch) -> Result<(), Failure> {
         self.insert(batch).await.map_err(Failure::from)
+    }
+
+    async fn ping(&self) -> Result<(), Failure> {
+        ClickHouse::ping(self).await.map_err(Failure::from)
+    }
+
+    fn readable(&self, batch: &Batch) -> Vec<serde_json::Value> {
+        rows::readable(batch)
     }
 }
 

@@ -5,22 +5,44 @@
 //! again and settles any rival that came in between. Only then does it answer. Whoever reads last
 //! sees all rivals, so exactly one claim stays live however many writers there are.
 
+use std::sync::Arc;
+
 use clickhouse::Row;
 use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::warn;
 
-use super::{ClickHouse, Error, READ_DEADLINE, deadline};
+use super::{ClickHouse, Error, READ_DEADLINE, Unfinished, deadline, rows, settlement};
 use crate::domain::{
     AcceptanceWindow, Claim, ClaimSet, Clock, CreatedAt, PageUrl, PageView, RequestId, UserId,
     Version, VersionSource, erase, highest_version, live, settle, supersede,
 };
-use crate::pipeline::Writer;
+use crate::pipeline::spool::{Held, Name};
+use crate::pipeline::{self, Spool, Writer};
+
+/// How many updates of unknown outcome wait to be settled; more are only logged.
+const MAX_UNFINISHED: usize = 10_000;
 
 /// Looks up, updates and deletes single views.
 pub struct PageViews {
     clickhouse: ClickHouse,
     writer: Writer<ClaimSet>,
+    spool: Arc<Spool>,
     versions: VersionSource,
     clock: Clock,
+    unfinished: mpsc::Sender<(RequestId, Instant)>,
+}
+
+/// What is known of one view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// ClickHouse has it.
+    Stored(Claim),
+    /// This node's spool has it; ClickHouse has not got it yet.
+    Spooled(Claim),
+    /// No live view has this request id.
+    Unknown,
 }
 
 /// How an update ended.
@@ -61,28 +83,79 @@ struct ClaimRow {
 }
 
 impl PageViews {
-    /// Reads claims from `clickhouse` and writes updates through `writer`, with versions from
-    /// `versions`.
+    /// Reads claims from `clickhouse` and from what waits in `spool`, and writes updates through
+    /// `writer`, with versions from `versions`. The other half settles updates whose end is not
+    /// known; it must be run.
     pub fn new(
         clickhouse: ClickHouse,
         writer: Writer<ClaimSet>,
+        spool: Arc<Spool>,
         versions: VersionSource,
         clock: Clock,
-    ) -> Self {
-        Self {
+    ) -> (Arc<Self>, Unfinished) {
+        let (unfinished, received) = mpsc::channel(MAX_UNFINISHED);
+        let page_views = Arc::new(Self {
             clickhouse,
             writer,
+            spool,
             versions,
             clock,
+            unfinished,
+        });
+        let rest = Unfinished::new(Arc::downgrade(&page_views), received);
+        (page_views, rest)
+    }
+
+    /// The view with this id, wherever it is.
+    ///
+    /// # Errors
+    /// When ClickHouse can't answer and the spool has not got it; [`Error::Waiting`] when neither
+    /// has it but the spool holds more than it can look up.
+    pub async fn get(&self, request_id: RequestId) -> Result<Lookup, Error> {
+        // The spool before ClickHouse: what moves from the one to the other in between is seen.
+        let held = self.spool.holds(request_id.get());
+        let claims = self.claims(request_id).await;
+        if let Ok(claims) = &claims
+            && let Some(winner) = settle(live(claims)).winner
+        {
+            return Ok(Lookup::Stored(winner));
+        }
+        match held {
+            Held::No => claims.map(|_| Lookup::Unknown),
+            Held::Unknown => claims.and(Err(Error::Waiting)),
+            Held::Yes(name) => match self.spooled(name, request_id).await {
+                // A copy of a view that was deleted since.
+                Some(waiting)
+                    if claims
+                        .as_ref()
+                        .is_ok_and(|all| all.iter().any(|c| c.view == waiting.view)) =>
+                {
+                    Ok(Lookup::Unknown)
+                }
+                Some(waiting) => Ok(Lookup::Spooled(waiting)),
+                // Replayed just now.
+                None => {
+                    let winner = settle(live(&self.claims(request_id).await?)).winner;
+                    Ok(winner.map_or(Lookup::Unknown, Lookup::Stored))
+                }
+            },
         }
     }
 
-    /// The view with this id, `None` where there is none.
-    ///
-    /// # Errors
-    /// When ClickHouse can't answer.
-    pub async fn get(&self, request_id: RequestId) -> Result<Option<Claim>, Error> {
-        Ok(settle(live(&self.claims(request_id).await?)).winner)
+    async fn spooled(&self, name: Name, request_id: RequestId) -> Option<Claim> {
+        let spool = Arc::clone(&self.spool);
+        let read = tokio::task::spawn_blocking(move || spool.read(&name)).await;
+        let batch = read.ok()?.ok()?.batch;
+        let mut claims = rows::decode_claims(&batch).into_iter();
+        claims.find(|claim| claim.view.request_id == request_id)
+    }
+
+    /// The answer for an id of which ClickHouse knows no live view.
+    fn absent<T>(&self, request_id: RequestId, unknown: T) -> Result<T, Error> {
+        match self.spool.holds(request_id.get()) {
+            Held::No => Ok(unknown),
+            Held::Yes(_) | Held::Unknown => Err(Error::Waiting),
+        }
     }
 
     /// Makes the view what `change` makes of it.
@@ -98,7 +171,7 @@ impl PageViews {
         let before = self.claims(request_id).await?;
         let rivals = live(&before);
         let Some(current) = settle(rivals.clone()).winner else {
-            return Ok(Update::Unknown);
+            return self.absent(request_id, Update::Unknown);
         };
         let view = change(&current.view);
         if view == current.view && rivals.len() == 1 {
@@ -107,12 +180,42 @@ impl PageViews {
         let version = self
             .versions
             .above(highest_version(&before), self.clock.now());
-        self.write(supersede(&rivals, view, version)).await?;
+        let written = async {
+            self.write(supersede(&rivals, view, version)).await?;
+            self.settle(request_id).await
+        };
+        match written.await {
+            // A delete that came in between leaves no winner: the view is gone.
+            Ok(winner) => Ok(winner.map_or(Update::Unknown, Update::Stored)),
+            Err(error) => Err(self.unfinished(request_id, error)),
+        }
+    }
 
+    /// Makes sure that at most one claim is live, and returns it.
+    pub(super) async fn settle(&self, request_id: RequestId) -> Result<Option<Claim>, Error> {
         let settled = settle(live(&self.claims(request_id).await?));
         self.write(settled.tombstones).await?;
-        // A delete that came in between leaves no winner: the view is gone.
-        Ok(settled.winner.map_or(Update::Unknown, Update::Stored))
+        Ok(settled.winner)
+    }
+
+    /// The rows of an update may have arrived, or may yet: somebody must settle them.
+    fn unfinished(&self, request_id: RequestId, error: Error) -> Error {
+        let nothing_sent = matches!(
+            error,
+            Error::Write(pipeline::Error::Full | pipeline::Error::Stopping)
+        );
+        if !nothing_sent
+            && self
+                .unfinished
+                .try_send((request_id, settlement::due()))
+                .is_err()
+        {
+            warn!(
+                request_id = request_id.get(),
+                "update of unknown outcome left unsettled"
+            );
+        }
+        error
     }
 
     /// Removes the view.
@@ -123,7 +226,7 @@ impl PageViews {
         let before = self.claims(request_id).await?;
         let doomed = live(&before);
         if doomed.is_empty() {
-            return Ok(Removal::Unknown);
+            return self.absent(request_id, Removal::Unknown);
         }
         let version = self
             .versions

@@ -24,6 +24,8 @@ pub struct Schema {
     pub cluster: Option<String>,
     /// How long views are kept, in days.
     pub retention_days: u32,
+    /// Whether ClickHouse fsyncs every insert.
+    pub fsync: bool,
 }
 
 /// What a cluster needs on every call: an answer only after a quorum has the rows and every shard

@@ -3,8 +3,12 @@
 //! RowBinary (<https://clickhouse.com/docs/interfaces/formats/RowBinary>): integers little-endian,
 //! strings behind their length as LEB128, no separators.
 
-use crate::domain::{Claim, ClaimSet, Stream};
-use crate::pipeline::Record;
+use serde_json::{Map, Value, json};
+
+use crate::domain::{
+    Claim, ClaimSet, CreatedAt, PageUrl, PageView, RequestId, Stream, UserId, Version,
+};
+use crate::pipeline::{Batch, Record};
 
 /// The table that a stream's batches go into.
 pub(super) fn table(stream: Stream) -> &'static str {
@@ -28,6 +32,12 @@ impl Record for ClaimSet {
         self.claims()
             .first()
             .map_or(0, |claim| claim.view.request_id.get())
+    }
+
+    /// A post may: its claim is the same whenever it arrives. An update may not: only its sender's
+    /// second look at the claims settles rivals, and that must not come before its rows.
+    fn may_wait(&self) -> bool {
+        matches!(self, ClaimSet::One(_))
     }
 
     fn rows(&self) -> usize {
@@ -61,9 +71,104 @@ fn encode_string(text: &str, buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(text.as_bytes());
 }
 
+/// The claims in encoded rows of page views; as many as could be read.
+pub(super) fn decode_claims(batch: &Batch) -> Vec<Claim> {
+    let mut rest = &batch.bytes[..];
+    std::iter::from_fn(|| decode_claim(&mut rest)).collect()
+}
+
+fn decode_claim(rest: &mut &[u8]) -> Option<Claim> {
+    let view = PageView {
+        request_id: RequestId::new(u64::from_le_bytes(take(rest)?)),
+        user_id: UserId::new(u32::from_le_bytes(take(rest)?)),
+        created_at: CreatedAt::from_unix(u32::from_le_bytes(take(rest)?)),
+        page_url: PageUrl::trusted(decode_string(rest)?),
+    };
+    let version = Version::new(u64::from_le_bytes(take(rest)?));
+    let [is_deleted] = take(rest)?;
+    Some(Claim {
+        view,
+        version,
+        is_deleted: is_deleted != 0,
+    })
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, left) = rest.split_first_chunk()?;
+    *rest = left;
+    Some(*taken)
+}
+
+fn decode_string(rest: &mut &[u8]) -> Option<String> {
+    let mut length = 0_usize;
+    for shift in (0..usize::BITS - 7).step_by(7) {
+        let [byte] = take(rest)?;
+        length |= usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            let (text, left) = rest.split_at_checked(length)?;
+            *rest = left;
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+    }
+    None
+}
+
+/// The rows of a batch for a person to read, one JSON object each.
+pub fn readable(batch: &Batch) -> Vec<Value> {
+    let known = match batch.stream {
+        Stream::PageViews => <ClaimSet as Record>::COLUMNS,
+    };
+    if batch.columns != known {
+        // Written by another version of the service: its encoding is not known here.
+        return vec![json!({"columns": batch.columns, "encoded_bytes": batch.bytes.len()})];
+    }
+    let object = |claim: Claim| {
+        let mut row = Map::new();
+        row.insert("request_id".to_owned(), claim.view.request_id.get().into());
+        row.insert("user_id".to_owned(), claim.view.user_id.get().into());
+        row.insert(
+            "created_at".to_owned(),
+            claim.view.created_at.to_string().into(),
+        );
+        row.insert("page_url".to_owned(), claim.view.page_url.as_str().into());
+        row.insert("version".to_owned(), claim.version.get().into());
+        row.insert("is_deleted".to_owned(), claim.is_deleted.into());
+        Value::Object(row)
+    };
+    decode_claims(batch).into_iter().map(object).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn claims_are_read_back_as_they_were() {
+        let claim = |page: String, is_deleted| Claim {
+            view: PageView {
+                request_id: RequestId::new(u64::MAX),
+                user_id: UserId::new(u32::MAX),
+                created_at: CreatedAt::from_unix(1),
+                page_url: PageUrl::trusted(page),
+            },
+            version: Version::new(7),
+            is_deleted,
+        };
+        let claims = vec![
+            claim("/".to_owned(), false),
+            claim(format!("/{}", "é".repeat(1000)), true),
+        ];
+        let batch = Batch::encode([&ClaimSet::Many(claims.clone())]);
+        assert_eq!(decode_claims(&batch), claims);
+        assert_eq!(readable(&batch)[1]["is_deleted"], true);
+        for cut in 0..batch.bytes.len() {
+            let torn = Batch {
+                bytes: batch.bytes.slice(..cut),
+                ..batch.clone()
+            };
+            assert!(decode_claims(&torn).len() < 2);
+        }
+    }
 
     #[test]
     fn lengths_are_leb128() {

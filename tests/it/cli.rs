@@ -193,7 +193,6 @@ async fn a_configured_clickhouse_needs_no_engine() {
         .env("CLICKHOUSE_USER", &engine.user)
         .env("CLICKHOUSE_PASSWORD", &engine.password)
         .env("CLICKHOUSE_DATABASE", crate::support::fresh_database())
-        .env("DATA_DIR", data.join("unused"))
         .env("PATH", "");
     let mut service = Service::spawn(command);
     let now = chrono::Utc::now().timestamp() - 10;
@@ -201,7 +200,7 @@ async fn a_configured_clickhouse_needs_no_engine() {
     assert_eq!(daily(&service, 1).await, json!({"/a": 1}));
     assert_eq!(service.children(), Vec::<u32>::new());
     assert!(service.terminate().success());
-    assert!(!data.join("unused").exists());
+    assert!(!data.join("clickhouse").exists());
 }
 
 #[test]

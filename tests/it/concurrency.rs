@@ -36,7 +36,7 @@ async fn connections_that_post_at_once_share_inserts() {
     let inserts: u64 = app.sql(blocks).await.parse().unwrap();
     println!("{CONNECTIONS} connections posted {views} views in {inserts} inserts");
     assert!(inserts <= views / 5, "{inserts} inserts for {views} views");
-    assert_eq!(app.ingest().rows, views);
+    assert_eq!(app.stats().rows, views);
     Arc::into_inner(app).unwrap().stop().await;
 }
 

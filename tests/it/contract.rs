@@ -184,9 +184,10 @@ async fn the_service_describes_itself() {
     assert_eq!(app.get("/health").await.body, json!({"status": "ok"}));
     let ready = app.get("/health/ready").await;
     assert_eq!(ready.status, StatusCode::OK);
+    let spool = json!({"files": 0, "bytes": 0, "max_bytes": 8_u64 << 30, "rejected_files": 0});
     assert_eq!(
         ready.body,
-        json!({"status": "ok", "clickhouse": "up", "stopping": false})
+        json!({"status": "ok", "clickhouse": "up", "spool": spool, "stopping": false})
     );
     assert_eq!(app.get("/openapi.json").await.body["openapi"], "3.1.0");
 

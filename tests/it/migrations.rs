@@ -15,6 +15,7 @@ fn rendered(cluster: Option<&str>) -> String {
         database: "traffic".to_owned(),
         cluster: cluster.map(str::to_owned),
         retention_days: 90,
+        fsync: false,
     };
     let mut text = String::new();
     for migration in MIGRATIONS {
@@ -60,9 +61,11 @@ fn every_file_is_in_the_list() {
 
 fn settings(database: &str, flags: &[&str]) -> traffic_api::config::Settings {
     let engine = shared_engine().flags();
+    let data_dir = crate::support::directory(database);
     let fixed = [
         "traffic-api".to_owned(),
         format!("--clickhouse-database={database}"),
+        format!("--data-dir={}", data_dir.display()),
     ];
     let all = fixed
         .into_iter()
@@ -183,4 +186,24 @@ async fn an_expired_view_is_unknown() {
     clock.set(at + 7 * 86_400);
     assert_eq!(app.get("/api/traffic/1").await.status, 404);
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fsync_is_switched_as_configured() {
+    let database = fresh_database();
+    app::migrate(&settings(&database, &[])).await.unwrap();
+    for (flag, expected) in [("true", "1"), ("false", "0")] {
+        let flag = format!("--clickhouse-fsync={flag}");
+        let outcome = app::migrate(&settings(&database, &[&flag])).await.unwrap();
+        assert_eq!(outcome.fsync_changed, ["traffic", "traffic_by_request"]);
+        let ddl = shared_engine()
+            .sql(&database, "SHOW CREATE TABLE traffic")
+            .await;
+        assert!(
+            ddl.contains(&format!("fsync_after_insert = {expected}")),
+            "{ddl}"
+        );
+        let again = app::migrate(&settings(&database, &[&flag])).await.unwrap();
+        assert_eq!(again, Default::default());
+    }
 }

@@ -15,7 +15,6 @@ use traffic_api::config::Cli;
 use traffic_api::domain::Clock;
 
 pub use engine::{ClickHouse, cache_dir, directory, private_engine, shared_engine};
-pub use service::Service;
 
 /// A clock that the test moves, in seconds since the epoch.
 #[derive(Clone)]
@@ -83,20 +82,31 @@ impl TestApp {
         Self::start_with(&shared_engine(), &fresh_database(), clock.behind(0), &[]).await
     }
 
+    /// The data directory is new unless `flags` name one.
     pub async fn start_with(
         clickhouse: &ClickHouse,
         database: &str,
         clock: Clock,
         flags: &[&str],
     ) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let connection = clickhouse.flags();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let data_dir = directory(&format!("app-{number}"));
+        let data_dir = format!("--data-dir={}", data_dir.display());
         let fixed = [
             "traffic-api",
             "--listen-addr=127.0.0.1:0",
             &format!("--clickhouse-database={database}"),
+            if flags.iter().any(|f| f.starts_with("--data-dir")) {
+                ""
+            } else {
+                &data_dir
+            },
         ];
         let arguments = fixed
             .into_iter()
+            .filter(|flag| !flag.is_empty())
             .chain(connection.iter().map(String::as_str))
             .chain(flags.iter().copied());
         let settings = Cli::try_parse_from(arguments)
@@ -113,8 +123,8 @@ impl TestApp {
         }
     }
 
-    pub fn ingest(&self) -> traffic_api::pipeline::Stats {
-        self.app.ingest()
+    pub fn stats(&self) -> traffic_api::pipeline::Stats {
+        self.app.stats()
     }
 
     pub async fn stop(self) {

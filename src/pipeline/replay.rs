@@ -1,0 +1,218 @@
+//! Takes what waits in the spool to the sink, oldest first, until the spool is empty.
+//!
+//! It may be stopped at any instant and started again: a batch is removed only after the sink has
+//! confirmed it, and writing it twice changes nothing. It is also what notices that the sink is back:
+//! while the breaker is open, its next write (or a ping, where nothing waits) is the half-open probe.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::spool::{Name, ReadError};
+use super::{Batch, Delivery, Failure, Sink};
+
+/// How many names are listed at a time; what keeps memory flat however many files wait.
+const LISTED: usize = 1024;
+/// The pause after a failure doubles from the first to the last of these.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(5);
+/// How often an idle replay looks for files that an operator's tool has put back.
+const IDLE_LOOK: Duration = Duration::from_secs(2);
+
+/// The replay of one spool; does nothing until [`Replay::run`].
+pub struct Replay<S>(Arc<Delivery<S>>);
+
+/// How one batch fared.
+enum Step {
+    /// It is out of the spool.
+    Done,
+    /// The sink is in trouble: the others would fail too.
+    SinkDown(String),
+    /// The sink takes others, perhaps, but not this one now.
+    SetAside,
+}
+
+impl<S: Sink> Replay<S> {
+    /// A replay of the delivery's spool.
+    pub fn new(delivery: Arc<Delivery<S>>) -> Self {
+        Self(delivery)
+    }
+
+    /// Runs for ever; ended by dropping the future.
+    pub async fn run(self) {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let progress = self.pass().await;
+            let pause = match progress {
+                Pass::Emptied => {
+                    backoff = FIRST_BACKOFF;
+                    self.idle().await;
+                    continue;
+                }
+                Pass::Stuck => jittered(backoff),
+            };
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+            sleep(pause).await;
+        }
+    }
+
+    /// Waits until there may be something to do.
+    async fn idle(&self) {
+        let delivery = &self.0;
+        tokio::select! {
+            () = delivery.breaker.opened() => {}
+            () = delivery.filled.notified() => {}
+            () = sleep(IDLE_LOOK) => {
+                let spool = Arc::clone(&delivery.spool);
+                let counted = tokio::task::spawn_blocking(move || spool.rescan()).await;
+                if let Ok(Err(error)) = counted {
+                    warn!(%error, "spool not counted");
+                }
+            }
+        }
+    }
+
+    /// Once through the spool.
+    async fn pass(&self) -> Pass {
+        let delivery = &self.0;
+        let mut after: Option<Name> = None;
+        let mut left_behind = false;
+        loop {
+            let names = match self.listed(after).await {
+                Ok(names) => names,
+                Err(reason) => {
+                    warn!(reason, "spool not listed");
+                    return Pass::Stuck;
+                }
+            };
+            let Some(last) = names.last().copied() else {
+                break;
+            };
+            for name in names {
+                match self.step(&name).await {
+                    Step::Done => {}
+                    Step::SetAside => left_behind = true,
+                    Step::SinkDown(reason) => {
+                        delivery.breaker.open(&reason);
+                        return Pass::Stuck;
+                    }
+                }
+            }
+            after = Some(last);
+        }
+        if delivery.breaker.is_open() {
+            if delivery.sink.ping().await.is_err() {
+                return Pass::Stuck;
+            }
+            delivery.breaker.close();
+        }
+        if left_behind {
+            Pass::Stuck
+        } else {
+            Pass::Emptied
+        }
+    }
+
+    async fn listed(&self, after: Option<Name>) -> Result<Vec<Name>, String> {
+        let spool = Arc::clone(&self.0.spool);
+        let listed =
+            tokio::task::spawn_blocking(move || spool.oldest(after.as_ref(), LISTED)).await;
+        match listed {
+            Ok(Ok(names)) => Ok(names),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        }
+    }
+
+    async fn step(&self, name: &Name) -> Step {
+        let delivery = &self.0;
+        let Some(batch) = self.read(name).await else {
+            return Step::Done;
+        };
+        let (before, began) = (delivery.stats().inserts, Instant::now());
+        let step = match delivery.write_once(&batch).await {
+            Ok(()) => {
+                delivery.breaker.close();
+                delivery
+                    .counters
+                    .replayed
+                    .fetch_add(batch.rows as u64, Ordering::Relaxed);
+                self.remove(name).await;
+                Step::Done
+            }
+            Err(Failure::Transient(reason)) => Step::SinkDown(reason),
+            Err(Failure::Unknown(reason)) => {
+                warn!(reason, %name, "spooled batch not taken, set aside for now");
+                Step::SetAside
+            }
+            Err(Failure::Refused(reason)) => self.isolate(name, &batch, &reason).await,
+        };
+        if delivery.stats().inserts != before {
+            // Live traffic is under way: leave it half of the sink's time.
+            sleep(began.elapsed()).await;
+        }
+        step
+    }
+
+    /// The batch, or nothing when there is no such file any more or its content is not to be trusted.
+    async fn read(&self, name: &Name) -> Option<Batch> {
+        let (spool, wanted) = (Arc::clone(&self.0.spool), *name);
+        let read = tokio::task::spawn_blocking(move || spool.read(&wanted)).await;
+        match read {
+            Ok(Ok(spooled)) => return Some(spooled.batch),
+            Ok(Err(ReadError::Gone)) => {}
+            Ok(Err(ReadError::Format(error))) => {
+                let (spool, bad) = (Arc::clone(&self.0.spool), *name);
+                let reason = error.to_string();
+                let _ = tokio::task::spawn_blocking(move || spool.reject(&bad, &reason)).await;
+            }
+            Ok(Err(ReadError::Io(error))) => warn!(%error, %name, "spooled batch not read"),
+            Err(panic) => warn!(%panic, %name, "spooled batch not read"),
+        }
+        None
+    }
+
+    /// Writes the records that the sink takes, and puts the others into quarantine.
+    async fn isolate(&self, name: &Name, batch: &Batch, reason: &str) -> Step {
+        let isolated = self.0.isolate(batch, reason).await;
+        match isolated.interrupted {
+            // The file stays: the next pass finds the same again.
+            Some(Failure::Transient(reason)) => return Step::SinkDown(reason),
+            Some(failure) => {
+                warn!(reason = %failure, %name, "spooled batch not taken, set aside for now");
+                return Step::SetAside;
+            }
+            None => {}
+        }
+        if let Err(reason) = self.0.quarantine(batch, &isolated.records).await {
+            warn!(reason, %name, "refused records not written to quarantine, set aside for now");
+            return Step::SetAside;
+        }
+        self.remove(name).await;
+        info!(%name, "spooled batch replayed but for its refused records");
+        Step::Done
+    }
+
+    async fn remove(&self, name: &Name) {
+        let (spool, done) = (Arc::clone(&self.0.spool), *name);
+        match tokio::task::spawn_blocking(move || spool.remove(&done)).await {
+            Ok(Ok(())) => {}
+            // It is replayed once more, which changes nothing.
+            Ok(Err(error)) => warn!(%error, %name, "replayed batch not removed"),
+            Err(panic) => warn!(%panic, %name, "replayed batch not removed"),
+        }
+    }
+}
+
+enum Pass {
+    Emptied,
+    Stuck,
+}
+
+/// Half to all of the pause, so that several instances do not ask in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}

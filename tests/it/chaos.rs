@@ -1,0 +1,223 @@
+//! Kills at random moments, under load: whatever was acknowledged is counted exactly once.
+//!
+//! `CHAOS_ROUNDS` sets how many kills there are (default 10), `CHAOS_SEED` repeats a run's choices.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::support::service::{Service, signal};
+use crate::support::{directory, view};
+
+const SENDERS: u64 = 16;
+const USERS: u64 = 4;
+/// How often a sender repeats a post before it gives up and never learns what became of it.
+const TRIES: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the senders know of one view.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    posted: bool,
+    move_tried: bool,
+    moved: bool,
+}
+
+struct Load {
+    address: RwLock<String>,
+    stop: AtomicBool,
+    next_id: AtomicU64,
+    known: Mutex<BTreeMap<u64, Known>>,
+    answers: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Load {
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address.read().unwrap())
+    }
+
+    fn count(&self, answer: String) {
+        *self.answers.lock().unwrap().entry(answer).or_default() += 1;
+    }
+
+    async fn send(self: Arc<Self>, seed: u64) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(20))
+            .build()
+            .unwrap();
+        while !self.stop.load(Ordering::Relaxed) {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let user = u32::try_from(id % USERS).unwrap();
+            let at = chrono::Utc::now().timestamp() - 5;
+            let body = view(user, at, &format!("/{id}"));
+            let disk = random.random_bool(0.2);
+            self.known.lock().unwrap().insert(id, Known::default());
+            for _ in 0..TRIES {
+                let mut request = http
+                    .post(self.url(&format!("/api/traffic/{id}")))
+                    .json(&body);
+                if disk {
+                    request = request.header("prefer", "respond-async");
+                }
+                match request.send().await.map(|r| r.status()) {
+                    Ok(status) if status.is_success() => {
+                        self.known.lock().unwrap().get_mut(&id).unwrap().posted = true;
+                        self.count(status.to_string());
+                        // A client may repeat itself even after an answer.
+                        if random.random_bool(0.9) {
+                            break;
+                        }
+                    }
+                    Ok(status) => {
+                        assert!(status == 503 || status == 429, "{status}");
+                        self.count(status.to_string());
+                    }
+                    Err(_) => self.count("no answer".to_owned()),
+                }
+                tokio::time::sleep(Duration::from_millis(random.random_range(1..30))).await;
+            }
+            if random.random_bool(0.1) {
+                self.known.lock().unwrap().get_mut(&id).unwrap().move_tried = true;
+                let moved = view(user, at, &format!("/{id}/moved"));
+                let request = http
+                    .put(self.url(&format!("/api/traffic/{id}")))
+                    .json(&moved);
+                if request
+                    .send()
+                    .await
+                    .is_ok_and(|r| r.status() == StatusCode::OK)
+                {
+                    self.known.lock().unwrap().get_mut(&id).unwrap().moved = true;
+                }
+            }
+        }
+    }
+}
+
+async fn start(data: &Path) -> Service {
+    let data = data.to_owned();
+    tokio::task::spawn_blocking(move || Service::start(&data))
+        .await
+        .unwrap()
+}
+
+async fn get(http: &reqwest::Client, url: String) -> Option<Value> {
+    let answer = http.get(url).send().await.ok()?;
+    (answer.status() == 200).then_some(answer.json().await.ok()?)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_views_survive_kills_at_random_moments() {
+    let seed = number("CHAOS_SEED", rand::random());
+    println!("CHAOS_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let data = directory("chaos");
+    let mut service = start(&data).await;
+    let load = Arc::new(Load {
+        address: RwLock::new(service.address.to_string()),
+        stop: AtomicBool::new(false),
+        next_id: AtomicU64::new(0),
+        known: Mutex::default(),
+        answers: Mutex::default(),
+    });
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|n| tokio::spawn(Arc::clone(&load).send(seed ^ n)))
+        .collect();
+
+    let mut story = Vec::new();
+    for _ in 0..number("CHAOS_ROUNDS", 10) {
+        tokio::time::sleep(Duration::from_millis(random.random_range(50..700))).await;
+        let engine = service.children().first().copied();
+        let act = ["engine", "service", "both", "term"][random.random_range(0..4)];
+        story.push(act);
+        match (act, engine) {
+            ("engine", Some(engine)) => signal(engine, "KILL"),
+            ("both", Some(engine)) => {
+                signal(engine, "KILL");
+                service.kill();
+            }
+            ("term", _) => {
+                let status = tokio::task::block_in_place(|| service.terminate());
+                assert!(status.success(), "{status}");
+            }
+            _ => service.kill(),
+        }
+        if act != "engine" {
+            service = start(&data).await;
+            *load.address.write().unwrap() = service.address.to_string();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    load.stop.store(true, Ordering::Relaxed);
+    for sender in senders {
+        sender.await.unwrap();
+    }
+
+    let http = reqwest::Client::new();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ready = get(&http, load.url("/health/ready"))
+            .await
+            .unwrap_or_default();
+        if ready["status"] == "ok" && ready["spool"]["files"] == 0 {
+            assert_eq!(ready["spool"]["rejected_files"], 0, "{ready}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "no recovery: {ready}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+    for user in 0..USERS {
+        let report = get(&http, load.url(&format!("/api/traffic/daily/{user}")))
+            .await
+            .unwrap();
+        for (page, views) in report.as_object().unwrap() {
+            counted.insert(page.clone(), views.as_u64().unwrap());
+        }
+    }
+    let known = load.known.lock().unwrap();
+    let views = |page: String| counted.get(&page).copied().unwrap_or(0);
+    let mut acknowledged = 0;
+    for (id, known) in known.iter() {
+        let (here, there) = (views(format!("/{id}")), views(format!("/{id}/moved")));
+        assert!(
+            here + there <= 1,
+            "{id} is counted {here} + {there} times; {story:?}"
+        );
+        if known.posted {
+            acknowledged += 1;
+            assert_eq!(
+                here + there,
+                1,
+                "{id} was acknowledged and is lost; {story:?}"
+            );
+        }
+        if known.moved {
+            assert_eq!(there, 1, "the move of {id} is lost; {story:?}");
+        }
+        assert!(known.move_tried || there == 0, "{id} moved by itself");
+    }
+    println!(
+        "{story:?}: {} views, {acknowledged} acknowledged, none lost, none counted twice; {:?}",
+        known.len(),
+        load.answers.lock().unwrap()
+    );
+    assert!(acknowledged > 100, "too little load to prove anything");
+    drop(known);
+    assert!(tokio::task::block_in_place(|| service.terminate()).success());
+}
