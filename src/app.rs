@@ -9,13 +9,13 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::serve::ListenerExt;
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::domain::{ClaimSet, Clock, RecentWrites, VersionSource};
 use crate::engine::{self, Engine};
-use crate::http::{self, Acceptance, AppState};
+use crate::http::{self, Acceptance, AppState, BoundedListener};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{self, ClickHouse, Connection, Locate, PageViews, Reports, Schema};
 
@@ -164,15 +164,12 @@ async fn serve(
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .with_context(|| format!("LISTEN_ADDR {address} can't be used"));
     let (address, listener) = listener?;
-    let listener = listener.tap_io(|stream| {
-        // Answers are small: waiting to fill a packet would only add latency.
-        let _ = stream.set_nodelay(true);
-    });
+    let listener = BoundedListener::new(listener, settings.max_connections as usize);
     let http = Task::spawn(|stop| {
         let stopped = async {
             let _ = stop.await;
         };
-        axum::serve(listener, router)
+        axum::serve(listener, router.into_make_service())
             .with_graceful_shutdown(stopped)
             .into_future()
     });
@@ -203,6 +200,12 @@ impl App {
         self.serving.delivery.stats()
     }
 
+    /// Waits until nobody supervises the engine any more, which only a defect can bring about.
+    pub async fn engine_lost(&self) {
+        let mut endpoint = self.engine.endpoint();
+        while endpoint.changed().await.is_ok() {}
+    }
+
     /// Stops in the order that this module's documentation gives.
     pub async fn stop(self) {
         let Serving {
@@ -222,7 +225,10 @@ impl App {
             Ok(Ok(Err(error))) => error!(%error, "serving failed"),
             Ok(Err(error)) => error!(%error, "serving panicked"),
             Err(_) => {
-                warn!(seconds = FINISH_REQUESTS.as_secs(), "requests cut off");
+                warn!(
+                    seconds = FINISH_REQUESTS.as_secs(),
+                    "requests still under way, not waited for"
+                );
                 http.handle.abort();
             }
         }
@@ -244,6 +250,7 @@ impl App {
         }
         for task in background {
             task.abort();
+            let _ = task.await;
         }
 
         if timeout(STOP_ENGINE, self.engine.stop()).await.is_err() {
@@ -295,8 +302,8 @@ async fn start_engine(settings: &Settings) -> Result<Engine> {
     if let Some(url) = &settings.clickhouse_url {
         return Ok(Engine::external(engine::Endpoint {
             url: url.clone(),
-            user: settings.clickhouse_user.clone(),
-            password: settings.clickhouse_password.clone(),
+            user: user(settings),
+            password: settings.clickhouse_password.clone().unwrap_or_default(),
         }));
     }
     let cache_dir = match &settings.engine_cache_dir {
@@ -304,7 +311,11 @@ async fn start_engine(settings: &Settings) -> Result<Engine> {
         None => engine::default_cache_dir()?,
     };
     let data_path = settings.data_dir.join("clickhouse");
-    std::fs::create_dir_all(&data_path)
+    // Views are personal data: not for other users of this machine.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&data_path)
         .with_context(|| format!("DATA_DIR {} can't be written", settings.data_dir.display()))?;
     let program = std::env::current_exe().context("the path of this program is unknown")?;
     let engine = Engine::embedded(engine::Settings {
@@ -313,6 +324,11 @@ async fn start_engine(settings: &Settings) -> Result<Engine> {
         cache_dir,
     });
     Ok(engine.await?)
+}
+
+fn user(settings: &Settings) -> String {
+    let named = settings.clickhouse_user.clone();
+    named.unwrap_or_else(|| "default".to_owned())
 }
 
 fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
@@ -340,8 +356,8 @@ fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
     };
     let connection = Connection {
         url,
-        user: settings.clickhouse_user.clone(),
-        password: settings.clickhouse_password.clone(),
+        user: user(settings),
+        password: settings.clickhouse_password.clone().unwrap_or_default(),
     };
     clickhouse.at(Arc::new(move || Some(connection.clone())))
 }

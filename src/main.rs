@@ -17,7 +17,8 @@ fn main() -> ExitCode {
     if let Some(code) = engine::run_child_if_asked() {
         return code;
     }
-    match dotenvy::dotenv() {
+    // Only here, not in the directories above: a stray file there must not redirect the service.
+    match dotenvy::from_path(".env") {
         Ok(_) => {}
         Err(error) if error.not_found() => {}
         Err(error) => return refuse(&format!(".env: {error}"), EXIT_USAGE),
@@ -37,8 +38,22 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => refuse(&format!("{error:#}"), 1),
+        Err(error) => refuse(&in_one_line(&error), 1),
     }
+}
+
+/// The error and its causes; a cause that the error before it has already told is left out.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 fn run(settings: &Settings, command: impl Future<Output = Result<()>>) -> Result<()> {
@@ -68,6 +83,7 @@ async fn serve(settings: &Settings) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = app.engine_lost() => tracing::error!("the engine's supervisor has ended"),
     }
     tracing::info!("stopping; a second signal stops at once");
     tokio::select! {

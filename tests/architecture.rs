@@ -167,10 +167,11 @@ fn every_module_has_a_rule() {
 
 #[test]
 fn sql_lives_in_the_repository() {
-    for (module, ..) in RULES
+    let rooms = RULES
         .iter()
-        .filter(|(module, ..)| !SQL_ROOMS.contains(module))
-    {
+        .map(|(module, ..)| *module)
+        .chain(["app", "main"]);
+    for module in rooms.filter(|module| !SQL_ROOMS.contains(module)) {
         for file in sources(module) {
             for literal in names(&file).literals {
                 for word in [
@@ -189,7 +190,11 @@ fn sql_lives_in_the_repository() {
 
 #[test]
 fn files_stay_readable() {
-    for (module, ..) in RULES {
+    for module in RULES
+        .iter()
+        .map(|(module, ..)| *module)
+        .chain(["app", "main"])
+    {
         for file in sources(module) {
             let lines = std::fs::read_to_string(&file).unwrap().lines().count();
             assert!(lines <= 420, "{} has {lines} lines", file.display());

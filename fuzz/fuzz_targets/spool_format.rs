@@ -33,9 +33,17 @@ fn must_be_a_fixed_point(file: &[u8]) {
     let Ok(first) = decode(file) else { return };
     let again = encode(&first.batch, first.spooled_at_ms).expect("a decoded batch obeys the rules");
     assert_eq!(decode(&again.to_vec()).as_ref(), Ok(&first));
-    assert_eq!(first.batch.records.last().map(|m| m.end as usize), Some(first.batch.bytes.len()));
     assert_eq!(
-        first.batch.records.iter().map(|m| m.rows as usize).sum::<usize>(),
+        first.batch.records.last().map(|m| m.end as usize),
+        Some(first.batch.bytes.len())
+    );
+    assert_eq!(
+        first
+            .batch
+            .records
+            .iter()
+            .map(|m| m.rows as usize)
+            .sum::<usize>(),
         first.batch.rows
     );
 }
@@ -75,9 +83,21 @@ fn sound() -> Batch {
         rows: 4,
         token: Uuid::from_u128(7),
         records: vec![
-            Mark { end: 3, rows: 1, identity: 1 },
-            Mark { end: 40, rows: 2, identity: u64::MAX },
-            Mark { end: 41, rows: 1, identity: 1 },
+            Mark {
+                end: 3,
+                rows: 1,
+                identity: 1,
+            },
+            Mark {
+                end: 40,
+                rows: 2,
+                identity: u64::MAX,
+            },
+            Mark {
+                end: 41,
+                rows: 1,
+                identity: 1,
+            },
         ],
         bytes: (0..41).collect::<Vec<u8>>().into(),
     }
@@ -97,7 +117,12 @@ fn sealed(mut file: Vec<u8>) -> Vec<u8> {
     let text = String::from_utf8_lossy(&file[14..14 + header]).into_owned();
     let records = text
         .split_once("\"records\":")
-        .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok())
+        .and_then(|(_, rest)| {
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse::<usize>()
+                .ok()
+        })
         .unwrap_or(0);
     let end = table.saturating_add(records.saturating_mul(16));
     if let Some(bytes) = put(&mut file, &mut crc, table, end) {
@@ -111,6 +136,7 @@ fn sealed(mut file: Vec<u8>) -> Vec<u8> {
 fn put(file: &mut [u8], crc: &mut crc32fast::Hasher, begin: usize, end: usize) -> Option<usize> {
     let after = end.checked_add(4)?;
     crc.update(file.get(begin..end)?);
-    file.get_mut(end..after)?.copy_from_slice(&crc.clone().finalize().to_le_bytes());
+    file.get_mut(end..after)?
+        .copy_from_slice(&crc.clone().finalize().to_le_bytes());
     Some(after)
 }

@@ -104,10 +104,14 @@ pub fn erase<'a>(live: impl IntoIterator<Item = &'a Claim>, version: Version) ->
         .collect()
 }
 
-/// Settles rivals: the highest (version, tuple) wins, and each loser gets a tombstone **at the
-/// winner's version, never above it**. Above it, two settlements that saw different rivals could
-/// erase each other's winner; at it, all of them agree.
-pub fn settle(live: Vec<Claim>) -> Settlement {
+/// Settles rivals among all `claims` of one id, tombstones included: the highest (version, tuple)
+/// wins, and each loser gets a tombstone **at the winner's version, never above it**. Above it, two
+/// settlements that saw different rivals could erase each other's winner; at it, all of them agree.
+///
+/// A delete is a rival too, one that leaves only tombstones: where it outranks the update that won,
+/// the view is gone. It does not outrank a first post, which has no rank of its own.
+pub fn settle(claims: &[Claim]) -> Settlement {
+    let live = live(claims);
     let rank = |claim: &Claim| (claim.version, claim.view.clone());
     let Some(winner) = live.iter().max_by_key(|claim| rank(claim)).cloned() else {
         return Settlement {
@@ -115,6 +119,13 @@ pub fn settle(live: Vec<Claim>) -> Settlement {
             tombstones: Vec::new(),
         };
     };
+    let top = highest_version(claims);
+    if winner.version != Version::FIRST && winner.version < top {
+        return Settlement {
+            winner: None,
+            tombstones: erase(&live, top),
+        };
+    }
     let losers = live.iter().filter(|claim| claim.view != winner.view);
     Settlement {
         tombstones: erase(losers, winner.version),
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn rivals_are_settled_at_the_winners_version() {
-        let settled = settle(vec![claim("/c", 3), claim("/a", 7), claim("/b", 7)]);
+        let settled = settle(&[claim("/c", 3), claim("/a", 7), claim("/b", 7)]);
         assert_eq!(settled.winner, Some(claim("/b", 7)));
         assert!(
             settled
@@ -163,7 +174,23 @@ mod tests {
                 .all(|t| t.is_deleted && t.version.get() == 7)
         );
         assert_eq!(settled.tombstones.len(), 2);
-        assert!(settle(vec![claim("/a", 1)]).tombstones.is_empty());
-        assert_eq!(settle(vec![]).winner, None);
+        assert!(settle(&[claim("/a", 1)]).tombstones.is_empty());
+        assert_eq!(settle(&[]).winner, None);
+    }
+
+    #[test]
+    fn a_delete_outranks_earlier_updates_and_no_post() {
+        let deleted = Claim {
+            is_deleted: true,
+            ..claim("/a", 9)
+        };
+        let outranked = settle(&[deleted.clone(), claim("/b", 8)]);
+        assert_eq!(outranked.winner, None);
+        assert_eq!(outranked.tombstones.len(), 1);
+        assert_eq!(outranked.tombstones[0].version, Version::new(9));
+        let later = settle(&[deleted.clone(), claim("/b", 10)]);
+        assert_eq!(later.winner, Some(claim("/b", 10)));
+        let reposted = settle(&[deleted, claim("/b", 0)]);
+        assert_eq!(reposted.winner, Some(claim("/b", 0)));
     }
 }

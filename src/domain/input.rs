@@ -4,6 +4,7 @@
 //! does not hide a wrong value in another; only broken JSON syntax stops the reading.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -28,8 +29,9 @@ pub struct PageViewInput<'a> {
     user_id: Scalar<'a>,
     created_at: Scalar<'a>,
     page_url: Scalar<'a>,
-    misnamed: Vec<FieldError>,
-    misnamed_more: usize,
+    repeated: BTreeSet<&'static str>,
+    unknown: Vec<String>,
+    unknown_more: usize,
 }
 
 const MAX_USER_ID: i128 = u32::MAX as i128;
@@ -111,9 +113,23 @@ impl<'a> PageViewInput<'a> {
     }
 
     fn check(self, window: &AcceptanceWindow) -> (PageViewChange, Vec<FieldError>) {
-        let mut errors = self.misnamed;
-        if self.misnamed_more > 0 {
-            let detail = format!("{} more unknown fields", self.misnamed_more);
+        let mut errors: Vec<FieldError> = Vec::new();
+        for field in self.repeated {
+            errors.push(FieldError::new(
+                field,
+                "repeated_field",
+                "is given more than once",
+            ));
+        }
+        for field in self.unknown {
+            errors.push(FieldError::new(
+                field,
+                "unknown_field",
+                "is not a known field",
+            ));
+        }
+        if self.unknown_more > 0 {
+            let detail = format!("{} more unknown fields", self.unknown_more);
             errors.push(FieldError::new("", "unknown_field", detail));
         }
         let user_id = match self.user_id {
@@ -169,13 +185,13 @@ impl<'a> PageViewInput<'a> {
         (change, errors)
     }
 
-    fn note_misnamed(&mut self, name: &str, code: &'static str, detail: &'static str) {
-        if self.misnamed.len() == MAX_UNKNOWN_NAMED {
-            self.misnamed_more += 1;
+    fn note_unknown(&mut self, name: &str) {
+        if self.unknown.len() == MAX_UNKNOWN_NAMED {
+            self.unknown_more += 1;
             return;
         }
         let shown: String = name.chars().take(MAX_NAME_CHARS).collect();
-        self.misnamed.push(FieldError::new(shown, code, detail));
+        self.unknown.push(shown);
     }
 }
 
@@ -223,21 +239,20 @@ impl<'de> Deserialize<'de> for PageViewInput<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut input = PageViewInput::default();
                 while let Some(name) = map.next_key::<CowStr<'de>>()? {
-                    let slot = match name.0.as_ref() {
-                        "user_id" => &mut input.user_id,
-                        "created_at" => &mut input.created_at,
-                        "page_url" => &mut input.page_url,
+                    let (field, slot) = match name.0.as_ref() {
+                        "user_id" => ("user_id", &mut input.user_id),
+                        "created_at" => ("created_at", &mut input.created_at),
+                        "page_url" => ("page_url", &mut input.page_url),
                         unknown => {
-                            input.note_misnamed(unknown, "unknown_field", "is not a known field");
+                            input.note_unknown(unknown);
                             map.next_value::<IgnoredAny>()?;
                             continue;
                         }
                     };
-                    let repeated = !matches!(slot, Scalar::Absent);
-                    *slot = map.next_value()?;
-                    if repeated {
-                        input.note_misnamed(&name.0, "repeated_field", "is given more than once");
+                    if !matches!(slot, Scalar::Absent) {
+                        input.repeated.insert(field);
                     }
+                    *slot = map.next_value()?;
                 }
                 Ok(input)
             }

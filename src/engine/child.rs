@@ -90,7 +90,13 @@ fn run_library(path: &Path, args: &[CString]) -> Result<(), String> {
 
     // SAFETY: opening runs the library's initialisers. It is a pinned, digest-checked ClickHouse,
     // and this process has one thread and does nothing else.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|error| error.to_string())?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| {
+        let reason = std::error::Error::source(&error).map_or(error.to_string(), |s| s.to_string());
+        let path = path.display();
+        format!(
+            "{path} can't be opened: {reason}; if it is damaged, delete it to have it fetched again"
+        )
+    })?;
     // SAFETY: the type is that of `chdb_result *chdb_query_cmdline(int argc, char **argv)`.
     let run =
         unsafe { library.get::<Run>(c"chdb_query_cmdline") }.map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub enum Error {
     /// No library is published for this operating system, processor or C library.
     #[error(
-        "no embedded engine exists for {platform}: set CLICKHOUSE_URL to a ClickHouse of your own, or run docker compose up"
+        "no embedded engine exists for {platform}: set CLICKHOUSE_URL to a ClickHouse of your own"
     )]
     UnsupportedPlatform {
         /// Operating system, processor and C library.
@@ -18,12 +18,12 @@ pub enum Error {
     },
     /// The `npm` client is not on the `PATH`.
     #[error(
-        "npm is needed to fetch the engine and was not found: install npm, or set CLICKHOUSE_URL to a ClickHouse of your own, or run docker compose up"
+        "npm is needed to fetch the engine and was not found: install npm, or set CLICKHOUSE_URL to a ClickHouse of your own"
     )]
     NpmMissing,
     /// The `npm` client ran and failed.
     #[error(
-        "npm could not fetch the engine ({reason}): check npm's registry and network settings, or set CLICKHOUSE_URL to a ClickHouse of your own, or run docker compose up"
+        "npm could not fetch the engine ({reason}): check npm's registry and network settings, or set CLICKHOUSE_URL to a ClickHouse of your own"
     )]
     NpmFailed {
         /// The last telling line that npm printed.
@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// Not enough room for the library.
     #[error(
-        "no space left in {} to fetch the engine, which needs {needed_mb} MB: free some, or set XDG_CACHE_HOME to a directory on another disk, or set CLICKHOUSE_URL to a ClickHouse of your own",
+        "no space left in {} to fetch the engine, which needs {needed_mb} MB: free some, or set ENGINE_CACHE_DIR to a directory on another disk, or set CLICKHOUSE_URL to a ClickHouse of your own",
         path.display()
     )]
     DiskFull {
@@ -52,7 +52,7 @@ pub enum Error {
     },
     /// The cache directory can't be used.
     #[error(
-        "cannot write to the engine's cache directory {} ({source}): make it writable, or set XDG_CACHE_HOME to another one, or set CLICKHOUSE_URL to a ClickHouse of your own",
+        "cannot write to the engine's cache directory {} ({source}): make it writable, or set ENGINE_CACHE_DIR to another one, or set CLICKHOUSE_URL to a ClickHouse of your own",
         path.display()
     )]
     CacheDir {
@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// Neither `XDG_CACHE_HOME` nor `HOME` names a directory.
     #[error(
-        "no place to keep the engine: set XDG_CACHE_HOME or HOME to an absolute path, or set CLICKHOUSE_URL to a ClickHouse of your own"
+        "no place to keep the engine: set ENGINE_CACHE_DIR, or HOME to an absolute path, or set CLICKHOUSE_URL to a ClickHouse of your own"
     )]
     NoCacheDir,
     /// The data path can't be used.

@@ -40,6 +40,8 @@ pub(super) struct Process {
     lifeline: Option<ChildStdin>,
     stderr: JoinHandle<Vec<u8>>,
     pid: u32,
+    /// Once it is ready.
+    port: Option<u16>,
     password: String,
     data_path: PathBuf,
 }
@@ -82,6 +84,7 @@ impl Process {
             lifeline,
             stderr,
             pid,
+            port: None,
             password,
             data_path,
         })
@@ -108,6 +111,7 @@ impl Process {
             if let Ok(Some(port)) = socket::listening_port(self.pid)
                 && self.is_ready(port).await
             {
+                self.port = Some(port);
                 return Ok(Endpoint {
                     url: format!("http://127.0.0.1:{port}"),
                     user: config::USER.to_owned(),
@@ -126,6 +130,21 @@ impl Process {
     async fn is_ready(&self, port: u16) -> bool {
         let answer = socket::query(port, config::USER, &self.password, config::READY_QUERY).await;
         answer.is_some_and(|answer| answer == config::READY_ANSWER)
+    }
+
+    /// Whether a ready child still answers.
+    pub(super) async fn answers(&self) -> bool {
+        match self.port {
+            Some(port) => self.is_ready(port).await,
+            None => false,
+        }
+    }
+
+    /// Asks the kernel to end the child, which [`Process::ended`] then sees.
+    pub(super) fn end_by_force(&mut self) {
+        if let Err(error) = self.child.start_kill() {
+            tracing::warn!(pid = self.pid, %error, "engine could not be killed");
+        }
     }
 
     /// Waits for the child's end and says how it ended, with the telling line of its output.

@@ -30,6 +30,11 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 const PREDECESSOR_DEADLINE: Duration = Duration::from_secs(5);
 const PREDECESSOR_POLL: Duration = Duration::from_millis(100);
 
+/// A living child is asked for a sign of life this often, and ended when it owes this many answers.
+/// Each may take some seconds: a busy engine is not a hung one.
+const PULSE: Duration = Duration::from_secs(5);
+const MISSED_PULSES: u32 = 4;
+
 const LOCK_FILE: &str = "engine.lock";
 
 /// A supervised engine. Dropping it ends the child in the background.
@@ -169,7 +174,7 @@ impl Supervisor {
         loop {
             let ready_since = Instant::now();
             let reason = tokio::select! {
-                reason = process.ended() => reason,
+                reason = watched(&mut process) => reason,
                 _ = &mut stop => {
                     self.withdraw();
                     return process.stop().await;
@@ -258,6 +263,30 @@ impl Supervisor {
     fn withdraw(&self) {
         self.figures.pid.store(0, Ordering::Release);
         self.publish.send_replace(None);
+    }
+}
+
+/// Waits for the child's end, and brings it about where the child lives but has not answered for
+/// too long.
+async fn watched(process: &mut Process) -> String {
+    let mut silent = 0;
+    loop {
+        tokio::select! {
+            reason = process.ended() => return reason,
+            () = tokio::time::sleep(PULSE) => {}
+        }
+        silent = if process.answers().await {
+            0
+        } else {
+            silent + 1
+        };
+        if silent == MISSED_PULSES {
+            process.end_by_force();
+            return format!(
+                "no answer to {MISSED_PULSES} questions: {}",
+                process.ended().await
+            );
+        }
     }
 }
 

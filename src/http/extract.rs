@@ -65,14 +65,17 @@ impl JsonBytes {
         let mut reader = serde_json::Deserializer::from_slice(&self.0);
         let parsed = PageViewInput::deserialize(&mut reader).and_then(|v| reader.end().map(|()| v));
         parsed.map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Problem::from(Invalid::one(FieldError::new(
-                "",
-                "wrong_type",
-                "must be a JSON object",
-            ))),
+            serde_json::error::Category::Data if is_well_formed(&self.0) => Problem::from(
+                Invalid::one(FieldError::new("", "wrong_type", "must be a JSON object")),
+            ),
             _ => Problem::new(Kind::MalformedJson).with_detail(error.to_string()),
         })
     }
+}
+
+/// A value of the wrong type stops the reading, so what follows it is looked at only here.
+fn is_well_formed(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 /// `application/json` or a `+json` suffix, with or without parameters.

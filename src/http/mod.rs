@@ -11,6 +11,7 @@
 
 mod extract;
 mod health;
+mod listener;
 mod openapi;
 mod page_views;
 mod problem;
@@ -18,34 +19,48 @@ mod reports;
 mod state;
 
 use std::any::Any;
+use std::time::Duration;
 
+use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Response, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
-use axum::{Json, Router};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use tower_http::trace::TraceLayer;
 use tracing::error;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use listener::BoundedListener;
 pub use openapi::document;
 pub use problem::{Kind, Problem};
 pub use state::{Acceptance, AppState};
 
+/// How long a body may pause before it counts as broken off.
+const BODY_PAUSE: Duration = Duration::from_secs(20);
+
 /// All routes, over `state`; a single body may have `max_body_bytes`.
 pub fn router(state: AppState, max_body_bytes: usize) -> Router {
     let (router, document) = api().split_for_parts();
+    // Rendered once: a router is copied for every connection.
+    let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     router
         .with_state(state)
-        .route("/openapi.json", get(|| async move { Json(document) }))
+        .route(
+            "/openapi.json",
+            get(move || serve_document(document.clone())),
+        )
         .route("/problems", get(problem_page))
-        .merge(openapi::browser())
+        .merge(openapi::browser().layer(map_response(as_problem)))
         .route("/", get(|| async { Redirect::temporary("/docs/") }))
         .fallback(|| async { Problem::new(Kind::NoSuchRoute) })
         .method_not_allowed_fallback(|| async { Problem::new(Kind::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(max_body_bytes))
+        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(CatchPanicLayer::custom(panicked))
         // What fails is logged where it fails, once.
         .layer(TraceLayer::new_for_http().on_failure(()))
@@ -64,6 +79,18 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(reports::daily))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+}
+
+/// The browser's own errors are not problem documents.
+async fn as_problem(response: Response<axum::body::Body>) -> Response<axum::body::Body> {
+    if response.status().is_client_error() {
+        return Problem::new(Kind::NoSuchRoute).into_response();
+    }
+    response
+}
+
+async fn serve_document(document: Bytes) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], document)
 }
 
 /// The page that the `type` of every problem points to, as plain text in its own words.

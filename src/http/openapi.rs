@@ -2,10 +2,10 @@
 
 use axum::Router;
 use utoipa::IntoResponses;
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::problem::Problem;
+use super::problem::{BadField, Problem};
 
 /// What the routes are added to.
 pub(super) fn base() -> OpenApi {
@@ -20,6 +20,12 @@ pub(super) fn base() -> OpenApi {
                 ))
                 .build(),
         )
+        .components(Some(
+            ComponentsBuilder::new()
+                .schema_from::<Problem>()
+                .schema_from::<BadField>()
+                .build(),
+        ))
         .build()
 }
 
@@ -41,35 +47,35 @@ pub(super) fn browser() -> Router {
 #[response(status = BAD_REQUEST, content_type = "application/problem+json",
     description = "The id in the path or the JSON is malformed")]
 #[expect(dead_code, reason = "documents a response")]
-pub(super) struct Malformed(#[to_schema] Problem);
+pub(super) struct Malformed(Problem);
 
 #[derive(IntoResponses)]
 #[response(status = NOT_FOUND, content_type = "application/problem+json",
     description = "No page view has this request_id")]
 #[expect(dead_code, reason = "documents a response")]
-pub(super) struct NotFound(#[to_schema] Problem);
+pub(super) struct NotFound(Problem);
 
 #[derive(IntoResponses)]
 #[response(status = CONFLICT, content_type = "application/problem+json",
     description = "Another page view is known under this request_id")]
 #[expect(dead_code, reason = "documents a response")]
-pub(super) struct Conflict(#[to_schema] Problem);
+pub(super) struct Conflict(Problem);
 
 #[derive(IntoResponses)]
 #[response(status = UNPROCESSABLE_ENTITY, content_type = "application/problem+json",
     description = "Fields are missing, unknown or out of range; all are named")]
 #[expect(dead_code, reason = "documents a response")]
-pub(super) struct Unprocessable(#[to_schema] Problem);
+pub(super) struct Unprocessable(Problem);
 
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents responses")]
 pub(super) enum WrongBody {
     #[response(status = PAYLOAD_TOO_LARGE, content_type = "application/problem+json",
         description = "The body is too large")]
-    TooLarge(#[to_schema] Problem),
+    TooLarge(Problem),
     #[response(status = UNSUPPORTED_MEDIA_TYPE, content_type = "application/problem+json",
         description = "The body is not declared as JSON")]
-    NotJson(#[to_schema] Problem),
+    NotJson(Problem),
 }
 
 #[derive(IntoResponses)]
@@ -78,9 +84,9 @@ pub(super) enum Overloaded {
     #[response(status = TOO_MANY_REQUESTS, content_type = "application/problem+json",
         description = "The ingest buffer is full; nothing was kept",
         headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
-    Full(#[to_schema] Problem),
+    Full(Problem),
     #[response(status = SERVICE_UNAVAILABLE, content_type = "application/problem+json",
-        description = "ClickHouse can't be reached; nothing was kept",
+        description = "The store did not confirm; try again",
         headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
-    Unavailable(#[to_schema] Problem),
+    Unavailable(Problem),
 }

@@ -196,7 +196,7 @@ pub(super) async fn put(
     body: JsonBytes,
 ) -> Result<Json<PageViewDocument>, Problem> {
     let view = body.page_view()?.into_view(request_id, &state.window())?;
-    update(&state, request_id, |_| view.clone()).await
+    update(&state, request_id, move |_| view.clone()).await
 }
 
 /// Change some fields of a page view
@@ -213,13 +213,13 @@ pub(super) async fn patch(
     body: JsonBytes,
 ) -> Result<Json<PageViewDocument>, Problem> {
     let change = body.page_view()?.into_change(&state.window())?;
-    update(&state, request_id, |view| change.apply(view)).await
+    update(&state, request_id, move |view| change.apply(view)).await
 }
 
 async fn update(
     state: &AppState,
     request_id: RequestId,
-    change: impl Fn(&PageView) -> PageView,
+    change: impl Fn(&PageView) -> PageView + Send + Sync + 'static,
 ) -> Result<Json<PageViewDocument>, Problem> {
     match state.page_views.update(request_id, change).await? {
         Update::Stored(claim) => {

@@ -124,10 +124,10 @@ impl Kind {
             Kind::UnsupportedMediaType => "The body must be application/json",
             Kind::InvalidPageView => "The page view is not valid",
             Kind::RefusedByStore => "The store refuses this page view",
-            Kind::BufferFull => "The service is busy; nothing was kept",
-            Kind::StoreUnavailable => "The store can't be reached; nothing was kept",
+            Kind::BufferFull => "The service is busy; nothing was kept, try again",
+            Kind::StoreUnavailable => "The store did not confirm; try again",
             Kind::NotYetKnown => "The page view may still be on its way to the store",
-            Kind::Stopping => "The service is stopping; nothing was kept",
+            Kind::Stopping => "The service is stopping; try again",
             Kind::Internal => "The service made a mistake",
         }
     }

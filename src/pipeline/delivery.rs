@@ -15,6 +15,9 @@ use super::{Ack, Batch, Breaker, Error, Failure, Sink, Spool};
 /// dropped connection is over by then, and an outage is not.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// A failure that took longer than this is not tried again: its senders have waited enough.
+const QUICK_FAILURE: Duration = Duration::from_secs(1);
+
 /// So many records of one batch may be refused one by one. Beyond that it is not the records: a
 /// changed table, say. Then the rest is kept for an operator instead of being condemned.
 const MAX_REFUSED: usize = 128;
@@ -199,8 +202,11 @@ impl<S: Sink> Delivery<S> {
 
     /// Writes to the sink, with a second try where that makes sense.
     async fn write(&self, batch: &Batch) -> Result<(), Failure> {
+        let began = Instant::now();
         match self.write_once(batch).await {
-            Err(Failure::Transient(reason)) if !self.is_hurried() => {
+            Err(Failure::Transient(reason))
+                if began.elapsed() < QUICK_FAILURE && !self.is_hurried() =>
+            {
                 warn!(reason, rows = batch.rows, token = %batch.token, "insert failed, trying again");
                 sleep(RETRY_PAUSE).await;
                 self.write_once(batch).await

@@ -82,6 +82,14 @@ struct ClaimRow {
     deleted: u8,
 }
 
+/// Runs `steps` to their end, whether or not anybody waits for it.
+async fn to_the_end<T: Send + 'static>(
+    steps: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    let ended = tokio::spawn(steps).await;
+    ended.unwrap_or_else(|panic| Err(Error::Unexpected(panic.to_string())))
+}
+
 impl PageViews {
     /// Reads claims from `clickhouse` and from what waits in `spool`, and writes updates through
     /// `writer`, with versions from `versions`. The other half settles updates whose end is not
@@ -116,7 +124,7 @@ impl PageViews {
         let held = self.spool.holds(request_id.get());
         let claims = self.claims(request_id).await;
         if let Ok(claims) = &claims
-            && let Some(winner) = settle(live(claims)).winner
+            && let Some(winner) = settle(claims).winner
         {
             return Ok(Lookup::Stored(winner));
         }
@@ -135,7 +143,7 @@ impl PageViews {
                 Some(waiting) => Ok(Lookup::Spooled(waiting)),
                 // Replayed just now.
                 None => {
-                    let winner = settle(live(&self.claims(request_id).await?)).winner;
+                    let winner = settle(&self.claims(request_id).await?).winner;
                     Ok(winner.map_or(Lookup::Unknown, Lookup::Stored))
                 }
             },
@@ -158,19 +166,40 @@ impl PageViews {
         }
     }
 
-    /// Makes the view what `change` makes of it.
+    /// Makes the view what `change` makes of it. Goes on when the caller does not wait for the end:
+    /// an update that stops between its steps would leave rivals.
     ///
     /// # Errors
     /// When ClickHouse can't be read or written. The update may then have had its effect or not;
     /// sending it again settles it.
     pub async fn update(
+        self: &Arc<Self>,
+        request_id: RequestId,
+        change: impl Fn(&PageView) -> PageView + Send + Sync + 'static,
+    ) -> Result<Update, Error> {
+        let own = Arc::clone(self);
+        to_the_end(async move { own.update_steps(request_id, change).await }).await
+    }
+
+    /// Removes the view. Goes on when the caller does not wait for the end.
+    ///
+    /// # Errors
+    /// As for [`PageViews::update`].
+    pub async fn delete(self: &Arc<Self>, request_id: RequestId) -> Result<Removal, Error> {
+        let own = Arc::clone(self);
+        to_the_end(async move { own.delete_steps(request_id).await }).await
+    }
+
+    async fn update_steps(
         &self,
         request_id: RequestId,
         change: impl Fn(&PageView) -> PageView,
     ) -> Result<Update, Error> {
         let before = self.claims(request_id).await?;
         let rivals = live(&before);
-        let Some(current) = settle(rivals.clone()).winner else {
+        let settled = settle(&before);
+        let Some(current) = settled.winner else {
+            self.write(settled.tombstones).await?;
             return self.absent(request_id, Update::Unknown);
         };
         let view = change(&current.view);
@@ -193,7 +222,7 @@ impl PageViews {
 
     /// Makes sure that at most one claim is live, and returns it.
     pub(super) async fn settle(&self, request_id: RequestId) -> Result<Option<Claim>, Error> {
-        let settled = settle(live(&self.claims(request_id).await?));
+        let settled = settle(&self.claims(request_id).await?);
         self.write(settled.tombstones).await?;
         Ok(settled.winner)
     }
@@ -218,11 +247,7 @@ impl PageViews {
         error
     }
 
-    /// Removes the view.
-    ///
-    /// # Errors
-    /// As for [`PageViews::update`].
-    pub async fn delete(&self, request_id: RequestId) -> Result<Removal, Error> {
+    async fn delete_steps(&self, request_id: RequestId) -> Result<Removal, Error> {
         let before = self.claims(request_id).await?;
         let doomed = live(&before);
         if doomed.is_empty() {

@@ -80,9 +80,7 @@ fn without_engine_and_npm_the_ways_out_are_named() {
 fn a_wrong_password_is_named() {
     let mut command = Service::command(&directory("password"));
     let engine = shared_engine();
-    if engine.password.is_empty() {
-        return;
-    }
+    assert!(!engine.password.is_empty());
     command
         .env("CLICKHOUSE_URL", &engine.url)
         .env("CLICKHOUSE_PASSWORD", "wrong");
@@ -219,14 +217,104 @@ fn migrate_says_what_it_did() {
 }
 
 #[test]
-fn a_start_with_a_warm_cache_is_quick() {
+fn a_start_with_a_warm_cache_fetches_nothing() {
     let data = directory("warm");
     drop(Service::start(&data));
     let start = Instant::now();
     let service = Service::start(&data);
     // Printed for the reader: a bound on time would only measure the machine.
     println!("ready {} ms after the start", start.elapsed().as_millis());
-    let permissions = std::fs::metadata(&data).unwrap().permissions();
-    assert_eq!(permissions.mode() & 0o400, 0o400);
+    let mut offline = Service::command(&data);
+    offline
+        .env("PATH", "")
+        .env("DATA_DIR", data.join("another"));
+    drop(Service::spawn(offline));
     drop(service);
+}
+
+#[test]
+fn the_data_are_for_nobody_else() {
+    let data = directory("private");
+    drop(Service::start(&data));
+    for room in ["clickhouse", "spool"] {
+        let permissions = std::fs::metadata(data.join(room)).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o077, 0, "{room}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_harms_nothing() {
+    let data = directory("deaf");
+    let mut command = Service::command(&data);
+    let (reader, writer) = std::io::pipe().unwrap();
+    command.stderr(writer);
+    let mut service = Service::spawn_with_stderr(command);
+    drop(reader);
+    let engine = service.children();
+    crate::support::service::signal(engine[0], "KILL");
+    let now = chrono::Utc::now().timestamp() - 10;
+    assert_eq!(post(&service, 1, &view(1, now, "/a")).await, 202);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while service.children().is_empty() || post(&service, 2, &view(1, now, "/a")).await != 201 {
+        assert!(Instant::now() < deadline, "the engine is not restarted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(service.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_hangs_is_replaced() {
+    let data = directory("hanging");
+    let mut service = Service::start(&data);
+    let engine = service.children()[0];
+    crate::support::service::signal(engine, "STOP");
+    let now = chrono::Utc::now().timestamp() - 10;
+    // The first waits until it may believe that ClickHouse is down, the next is spooled at once.
+    assert_eq!(post(&service, 1, &view(1, now, "/a")).await, 202);
+    let begin = Instant::now();
+    assert_eq!(post(&service, 2, &view(1, now, "/a")).await, 202);
+    println!(
+        "spooled within {} ms of a hang",
+        begin.elapsed().as_millis()
+    );
+    assert!(
+        is_gone(engine, Duration::from_secs(90)),
+        "the hung engine lives on"
+    );
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let url = service.url("/api/traffic/daily/1");
+    loop {
+        let answer = reqwest::get(&url).await.unwrap();
+        if answer.status() == 200 && answer.json::<Value>().await.unwrap() == json!({"/a": 2}) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not replayed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(service.terminate().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_stops_at_once() {
+    let data = directory("impatient");
+    let mut service = Service::start(&data);
+    let engine = service.children()[0];
+    // A stop that has to wait: the engine does not answer, and a view is on its way to it.
+    crate::support::service::signal(engine, "STOP");
+    let url = service.url("/api/traffic/1");
+    let now = chrono::Utc::now().timestamp() - 10;
+    let waiting = tokio::spawn(
+        reqwest::Client::new()
+            .post(url)
+            .json(&view(1, now, "/a"))
+            .send(),
+    );
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    crate::support::service::signal(service.pid(), "TERM");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    crate::support::service::signal(service.pid(), "INT");
+    let status = service.wait();
+    assert_eq!(status.code(), Some(1));
+    assert!(waiting.await.unwrap().is_err(), "no answer was given");
+    assert!(is_gone(engine, Duration::from_secs(10)));
 }

@@ -1,8 +1,9 @@
 //! Many clients at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use traffic_api::domain::Clock;
 
@@ -155,4 +156,88 @@ async fn what_was_admitted_before_the_stop_is_answered() {
         .sql(&database, "SELECT count() FROM traffic FINAL")
         .await;
     assert_eq!(stored, acknowledged.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_leaves_no_rivals() {
+    let clock = TestClock::frozen();
+    let app = Arc::new(TestApp::start_at(&clock).await);
+    let now = clock.now();
+    let mut given_up = 0;
+    for id in 0..150_u64 {
+        app.post(id, &view(1, now, &format!("/{id}"))).await;
+        let impatient = app.request(Method::PUT, &format!("/api/traffic/{id}"));
+        let impatient = impatient
+            .json(&view(1, now, &format!("/{id}/x")))
+            .timeout(Duration::from_micros(id % 50 * 400))
+            .send();
+        let settled = view(1, now, &format!("/{id}/y"));
+        let (impatient, patient) = tokio::join!(impatient, app.put(id, &settled));
+        given_up += u32::from(impatient.is_err());
+        assert_eq!(patient.status, StatusCode::OK);
+    }
+    assert!(given_up > 10, "nobody hung up");
+    // The steps of those that nobody waits for take a moment.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let report = app.daily(1).await;
+    let mut views = std::collections::BTreeMap::<&str, u64>::new();
+    for (page, count) in report.as_object().unwrap() {
+        *views.entry(page.split('/').nth(1).unwrap()).or_default() += count.as_u64().unwrap();
+    }
+    assert_eq!(views.len(), 150);
+    let twice: Vec<_> = views.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    Arc::into_inner(app).unwrap().stop().await;
+}
+
+/// Resident memory of this process, in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_costs_little_memory() {
+    const CONNECTIONS: u64 = 400;
+    let app = TestApp::start().await;
+    let address = app.url("").trim_start_matches("http://").to_owned();
+    let open = |count: u64| -> Vec<_> {
+        (0..count)
+            .map(|_| std::net::TcpStream::connect(&address).unwrap())
+            .collect()
+    };
+    let warm = open(50);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = resident();
+    let idle = open(CONNECTIONS);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let each = resident().saturating_sub(before) / CONNECTIONS;
+    println!("an idle connection takes {each} KiB");
+    // Other tests share this process; what this guards against was 700 KiB.
+    assert!(each < 300, "{each} KiB");
+    drop((warm, idle));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let engine = shared_engine();
+    let two = ["--max-connections=2"];
+    let app = TestApp::start_with(&engine, &fresh_database(), Clock::system(), &two).await;
+    let address = app.url("").trim_start_matches("http://").to_owned();
+    let taken: Vec<_> = (0..2)
+        .map(|_| std::net::TcpStream::connect(&address).unwrap())
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let third = app
+        .request(Method::GET, "/health")
+        .timeout(Duration::from_millis(300));
+    assert!(third.send().await.is_err(), "a third was served");
+    drop(taken);
+    assert_eq!(app.get("/health").await.status, StatusCode::OK);
+    app.stop().await;
 }

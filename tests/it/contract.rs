@@ -1,7 +1,7 @@
 //! The API as a client uses it.
 
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{TestApp, TestClock, rfc3339, view};
 
@@ -211,5 +211,20 @@ async fn the_service_describes_itself() {
 #[test]
 fn the_openapi_document_is_as_agreed() {
     let document = serde_json::to_value(traffic_api::http::document()).unwrap();
+    let mut open = vec![&document];
+    while let Some(value) = open.pop() {
+        if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+            let path = reference.trim_start_matches('#');
+            assert!(
+                document.pointer(path).is_some(),
+                "{reference} leads nowhere"
+            );
+        }
+        match value {
+            Value::Object(fields) => open.extend(fields.values()),
+            Value::Array(items) => open.extend(items),
+            _ => {}
+        }
+    }
     insta::assert_json_snapshot!("openapi", document);
 }

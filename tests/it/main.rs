@@ -8,6 +8,7 @@ mod cli;
 mod concurrency;
 mod contract;
 mod engine;
+mod full_disk;
 mod history;
 mod migrations;
 mod obvious_schemas;

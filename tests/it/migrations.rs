@@ -66,6 +66,7 @@ fn settings(database: &str, flags: &[&str]) -> traffic_api::config::Settings {
         "traffic-api".to_owned(),
         format!("--clickhouse-database={database}"),
         format!("--data-dir={}", data_dir.display()),
+        "--listen-addr=127.0.0.1:0".to_owned(),
     ];
     let all = fixed
         .into_iter()

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use traffic_api::http::Kind;
+use traffic_api::http::{Kind, Problem};
 
 use crate::support::{Answer, TestApp, TestClock, rfc3339, view};
 
@@ -122,6 +122,10 @@ async fn every_kind_of_problem_has_its_document() {
         ("no_such_route", Method::GET, "/api/nothing", json_type, ""),
         ("method_not_allowed", Method::POST, "/health", json_type, ""),
     ];
+    for (path, body) in [("/docs/nothing", ""), ("/docs/%ff", "")] {
+        let answer = refused(&app, Method::GET, path, json_type, body).await;
+        assert_eq!(answer.body["type"], "/problems#no-such-route");
+    }
     for (name, method, path, kind, body) in cases {
         let answer = refused(&app, method.clone(), path, kind, body).await;
         assert_eq!(answer.body["status"], answer.status.as_u16());
@@ -175,6 +179,8 @@ async fn hostile_bodies_are_refused_by_the_right_name() {
         b"{} {}",
         b"nul",
         b"{\"a\": NaN}",
+        b"[1,",
+        b"[[[[",
     ];
     let invalid: &[&[u8]] = &[
         b"null",
@@ -267,6 +273,14 @@ async fn a_client_that_breaks_off_disturbs_nobody() {
         StatusCode::CREATED
     );
     app.stop().await;
+}
+
+#[test]
+fn every_kind_looks_as_agreed() {
+    for kind in Kind::ALL {
+        let document = serde_json::to_value(Problem::new(*kind)).unwrap();
+        insta::assert_json_snapshot!(format!("kind_{}", kind.slug()), document);
+    }
 }
 
 #[test]

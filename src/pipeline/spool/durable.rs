@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -95,7 +96,12 @@ pub(super) fn create_directories(path: &Path) -> Result<(), Error> {
         .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
         .map(Path::to_owned)
         .collect();
-    fs::create_dir_all(path).map_err(Error::io("create", path))?;
+    // What is spooled is personal data: not for other users of the machine.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Error::io("create", path))?;
     missing
         .iter()
         .try_for_each(|created| sync_directory(parent(created)))

@@ -15,7 +15,7 @@
 //! - Nothing is deleted except what was replayed, what an operator removes, and half-written files
 //!   that nobody was ever told about. Whatever else can't be used is moved aside, under a name of
 //!   its own.
-//! - A file is either read back exactly as it was written or refused ([`format`]): never a wrong
+//! - A file is either read back exactly as it was written or refused ([`mod@format`]): never a wrong
 //!   row.
 //! - One process owns a spool. Content never stops it from opening.
 //! - Memory does not grow with the number of files: names are read from the directory when they are

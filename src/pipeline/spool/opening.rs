@@ -23,7 +23,7 @@ pub struct Opened {
     pub foreign_files: u64,
     /// Files in `rejected`, those included.
     pub rejected_files: u64,
-    /// How many identities [`Spool::holds`] knows.
+    /// How many identities [`holds`](super::Spool::holds) knows.
     pub identities: usize,
     /// Whether it knows all of them.
     pub index_complete: bool,

@@ -5,6 +5,7 @@ pub mod service;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::Parser;
@@ -112,9 +113,18 @@ impl TestApp {
         let settings = Cli::try_parse_from(arguments)
             .unwrap_or_else(|e| panic!("{e}"))
             .settings;
-        let app = app::start(&settings, clock)
-            .await
-            .unwrap_or_else(|e| panic!("{e:#}"));
+        // The spool of an app that has just stopped may still be in the hands of a thread that writes
+        // to the disk.
+        let mut started = app::start(&settings, clock.clone()).await;
+        for _ in 0..100 {
+            match &started {
+                Err(error) if format!("{error:#}").contains("already uses") => {}
+                _ => break,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            started = app::start(&settings, clock.clone()).await;
+        }
+        let app = started.unwrap_or_else(|e| panic!("{e:#}"));
         Self {
             app,
             database: database.to_owned(),

@@ -3,15 +3,18 @@
 //! Purpose: every setting with its default and its range in one place; a wrong one stops the start
 //! with one line that names it. Refuses to know: what the settings are used for.
 
+mod refusal;
+mod values;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use axum::http::Uri;
 use clap::builder::Resettable;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+
+pub use refusal::Refusal;
+use values::{address, database, http_url, identifier, log_level};
 
 /// Takes in page views over HTTP, stores them in ClickHouse, answers exact per-user daily reports.
 #[derive(Parser)]
@@ -83,6 +86,7 @@ pub struct Settings {
         value_name = "ADDR",
         default_value = "127.0.0.1:8000"
     )]
+    #[arg(value_parser = address)]
     pub listen_addr: SocketAddr,
 
     /// Where the spool and the embedded ClickHouse keep their data
@@ -95,22 +99,29 @@ pub struct Settings {
 
     /// A replica to read reports from; unset: CLICKHOUSE_URL
     #[arg(long, env, global = true, value_name = "URL", value_parser = http_url)]
+    #[arg(requires = "clickhouse_url")]
     pub clickhouse_read_url: Option<String>,
 
-    /// The ClickHouse user
+    /// The user there; unset: default
     #[arg(
         long,
         env,
         global = true,
         value_name = "NAME",
-        default_value = "default"
+        requires = "clickhouse_url"
     )]
-    pub clickhouse_user: String,
+    pub clickhouse_user: Option<String>,
 
-    /// The ClickHouse user's password
-    #[arg(long, env, global = true, value_name = "TEXT", default_value = "")]
+    /// The user's password; unset: none
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "TEXT",
+        requires = "clickhouse_url"
+    )]
     #[arg(hide_env_values = true)]
-    pub clickhouse_password: String,
+    pub clickhouse_password: Option<String>,
 
     /// The database; created if it is missing
     #[arg(
@@ -120,11 +131,12 @@ pub struct Settings {
         value_name = "NAME",
         default_value = "traffic"
     )]
-    #[arg(value_parser = identifier)]
+    #[arg(value_parser = database)]
     pub clickhouse_database: String,
 
     /// The cluster to create replicated and distributed tables on; unset: a single server
     #[arg(long, env, global = true, value_name = "NAME", value_parser = identifier)]
+    #[arg(requires = "clickhouse_url")]
     pub clickhouse_cluster: Option<String>,
 
     /// How long views are kept, in days: 1 to 3650
@@ -189,6 +201,17 @@ pub struct Settings {
     #[arg(value_parser = clap::value_parser!(u32).range(16_384..=1 << 30))]
     pub max_body_bytes: u32,
 
+    /// Connections at once: 1 to 1000000; more wait until one is closed
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "NUMBER",
+        default_value_t = 8192
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_connections: u32,
+
     /// What is logged: error, warn, info, debug, trace, or tracing directives (info,tower_http=debug)
     #[arg(long, env, global = true, value_name = "LEVEL", default_value = "info")]
     #[arg(value_parser = log_level)]
@@ -207,14 +230,6 @@ pub struct Settings {
     /// Where the embedded ClickHouse's library is kept once fetched; unset: the user's cache
     #[arg(long, env, global = true, value_name = "DIR")]
     pub engine_cache_dir: Option<PathBuf>,
-}
-
-/// Why there are no settings.
-pub enum Refusal {
-    /// Help or the version was asked for: print this and exit well.
-    Asked(String),
-    /// One line that names what is wrong.
-    Wrong(String),
 }
 
 impl Cli {
@@ -242,82 +257,6 @@ impl Cli {
     }
 }
 
-impl From<clap::Error> for Refusal {
-    fn from(error: clap::Error) -> Self {
-        if matches!(
-            error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-        ) {
-            return Refusal::Asked(error.render().to_string());
-        }
-        let text = |kind| match error.get(kind) {
-            Some(ContextValue::String(text)) => text.as_str(),
-            _ => "",
-        };
-        let flag = text(ContextKind::InvalidArg)
-            .split(' ')
-            .next()
-            .unwrap_or_default();
-        let name = flag
-            .trim_start_matches('-')
-            .replace('-', "_")
-            .to_uppercase();
-        let rendered = error.render().to_string();
-        let reason = match std::error::Error::source(&error) {
-            Some(source) => source.to_string(),
-            None => rendered
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .replace("error: ", ""),
-        };
-        Refusal::Wrong(match error.kind() {
-            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-                format!(
-                    "{name} ({flag}): {:?}: {reason}",
-                    text(ContextKind::InvalidValue)
-                )
-            }
-            _ => reason,
-        })
-    }
-}
-
-fn http_url(text: &str) -> Result<String, String> {
-    let uri: Uri = text.parse().map_err(|_| "is not a URL".to_owned())?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err("https is not supported; use http".to_owned()),
-        _ => return Err("must begin with http://".to_owned()),
-    }
-    if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-        return Err(
-            "must not contain a user; set CLICKHOUSE_USER and CLICKHOUSE_PASSWORD".to_owned(),
-        );
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err("must end after host and port".to_owned());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
-/// Names that are pasted into SQL must be plain.
-fn identifier(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if text.len() > 64
-        || !text.chars().all(plain)
-        || !text.starts_with(|c: char| !c.is_ascii_digit())
-    {
-        return Err("must be letters, digits and _, not begin with a digit, at most 64".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-fn log_level(text: &str) -> Result<String, String> {
-    EnvFilter::try_new(text).map_err(|e| e.to_string())?;
-    Ok(text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,6 +279,16 @@ mod tests {
             (["--clickhouse-url", "http://u:p@x"], "CLICKHOUSE_URL"),
             (["--clickhouse-database", "a; DROP"], "CLICKHOUSE_DATABASE"),
             (["--clickhouse-database", ""], "CLICKHOUSE_DATABASE"),
+            (["--clickhouse-database", "system"], "CLICKHOUSE_DATABASE"),
+            (["--clickhouse-url", "http://h:99999"], "CLICKHOUSE_URL"),
+            (["--clickhouse-url", "http://:9"], "CLICKHOUSE_URL"),
+            (["--clickhouse-url", "http://h:1#x"], "CLICKHOUSE_URL"),
+            (
+                ["--clickhouse-read-url", "http://h:1"],
+                "need CLICKHOUSE_URL",
+            ),
+            (["--clickhouse-user", "me"], "need CLICKHOUSE_URL"),
+            (["--log-level", "loud"], "LOG_LEVEL"),
             (["--log-format", "xml"], "LOG_FORMAT"),
             (["--log-level", "info,=x=y"], "LOG_LEVEL"),
             (["--no-such", "x"], "--no-such"),
@@ -349,6 +298,22 @@ mod tests {
                 .unwrap_or_else(|| panic!("{flags:?} was accepted"));
             assert!(line.contains(name), "{line}");
             assert_eq!(line.lines().count(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn good_urls_are_taken() {
+        for url in [
+            "http://localhost:8123",
+            "http://clickhouse/",
+            "http://[::1]:8123",
+            "http://10.0.0.1:1",
+        ] {
+            let read = read(&["--clickhouse-url", url]);
+            assert_eq!(
+                read.unwrap().clickhouse_url.as_deref(),
+                Some(url.trim_end_matches('/'))
+            );
         }
     }
 

@@ -1,0 +1,60 @@
+//! Why there are no settings, in one line that names the one at fault.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Why there are no settings.
+pub enum Refusal {
+    /// Help or the version was asked for: print this and exit well.
+    Asked(String),
+    /// One line that names what is wrong.
+    Wrong(String),
+}
+
+impl From<clap::Error> for Refusal {
+    fn from(error: clap::Error) -> Self {
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            return Refusal::Asked(error.render().to_string());
+        }
+        let text = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => text.as_str(),
+            _ => "",
+        };
+        let flag = text(ContextKind::InvalidArg)
+            .split(' ')
+            .next()
+            .unwrap_or_default();
+        let name = flag
+            .trim_start_matches('-')
+            .replace('-', "_")
+            .to_uppercase();
+        let rendered = error.render().to_string();
+        let reason = match std::error::Error::source(&error) {
+            Some(source) => source.to_string(),
+            None => rendered
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .replace("error: ", ""),
+        };
+        Refusal::Wrong(match error.kind() {
+            ErrorKind::MissingRequiredArgument
+                if !rendered.contains("Usage: traffic-api spool") =>
+            {
+                "CLICKHOUSE_READ_URL, CLICKHOUSE_USER, CLICKHOUSE_PASSWORD and CLICKHOUSE_CLUSTER \
+                 need CLICKHOUSE_URL"
+                    .to_owned()
+            }
+            ErrorKind::InvalidUtf8 => "a flag, or a variable of a setting, is not UTF-8".to_owned(),
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+                format!(
+                    "{name} ({flag}): {:?}: {reason}",
+                    text(ContextKind::InvalidValue)
+                )
+            }
+            _ => reason,
+        })
+    }
+}
