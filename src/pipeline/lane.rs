@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::writer::Admitted;
+use super::receipt::Admitted;
 use super::{Batch, Delivery, Grouping, Record, Sink};
 
 /// Where a lane takes its batches.

@@ -22,6 +22,7 @@ mod batch;
 mod breaker;
 mod delivery;
 mod lane;
+mod receipt;
 mod replay;
 pub mod spool;
 mod writer;
@@ -37,9 +38,10 @@ pub use batch::{Batch, Mark};
 pub use breaker::Breaker;
 pub use delivery::{Delivery, Stats};
 pub use lane::Lane;
+pub use receipt::Receipt;
 pub use replay::Replay;
 pub use spool::Spool;
-pub use writer::{Lanes, Receipt, Writer, open};
+pub use writer::{Lanes, Writer, open};
 
 /// What the pipeline must know of a record: its stream and its encoded form.
 pub trait Record: Send + 'static {

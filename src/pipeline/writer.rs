@@ -1,14 +1,13 @@
-//! Admission by byte budget, and the receipt.
+//! Admission by byte budget.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::lane::Route;
-use super::{Ack, Delivery, Error, Grouping, Lane, Limits, Record, Sink};
+use super::receipt::{self, Admitted, Receipt};
+use super::{Delivery, Error, Grouping, Lane, Limits, Record, Sink};
 
 /// What one waiting record costs beside its own weight: its queue slot, its receipt, its permit, its
 /// encoded form.
@@ -28,25 +27,6 @@ impl<R> Clone for Writer<R> {
             to_sink: self.to_sink.clone(),
             to_spool: self.to_spool.clone(),
         }
-    }
-}
-
-/// A record on its way through a lane.
-pub(super) struct Admitted<R> {
-    pub(super) record: R,
-    pub(super) waiter: Waiter,
-}
-
-/// The sender's end of one record: its answer, and the bytes it gives back once answered.
-pub(super) struct Waiter {
-    answer: oneshot::Sender<Result<Ack, Error>>,
-    _budget: OwnedSemaphorePermit,
-}
-
-impl Waiter {
-    pub(super) fn answer(self, outcome: Result<Ack, Error>) {
-        // A sender that has gone away needs no answer.
-        let _ = self.answer.send(outcome);
     }
 }
 
@@ -110,30 +90,10 @@ impl<R: Record> Writer<R> {
         let budget = Arc::clone(&self.budget)
             .try_acquire_many_owned(bytes)
             .map_err(|_| Error::Full)?;
-        let (answer, receipt) = oneshot::channel();
-        let waiter = Waiter {
-            answer,
-            _budget: budget,
-        };
+        let (waiter, receipt) = receipt::issue(budget);
         queue
             .send(Admitted { record, waiter })
             .map_err(|_| Error::Stopping)?;
-        Ok(Receipt(receipt))
-    }
-}
-
-/// A promise of one answer; awaiting it gives where the record is, or why it is nowhere.
-#[must_use]
-#[derive(Debug)]
-pub struct Receipt(oneshot::Receiver<Result<Ack, Error>>);
-
-impl Future for Receipt {
-    type Output = Result<Ack, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // A lane that died without an answer has promised nothing.
-        Pin::new(&mut self.0)
-            .poll(cx)
-            .map(|answer| answer.unwrap_or(Err(Error::Unavailable)))
+        Ok(receipt)
     }
 }
