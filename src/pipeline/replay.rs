@@ -22,8 +22,17 @@ const LAST_BACKOFF: Duration = Duration::from_secs(5);
 /// How often an idle replay looks for files that an operator's tool has put back.
 const IDLE_LOOK: Duration = Duration::from_secs(2);
 
+/// So many batches in a row may be set aside before the sink is left alone for a while: it may well
+/// take none of them, a missing table for one.
+const MAX_SET_ASIDE: usize = 16;
+
 /// The replay of one spool; does nothing until [`Replay::run`].
-pub struct Replay<S>(Arc<Delivery<S>>);
+pub struct Replay<S> {
+    delivery: Arc<Delivery<S>>,
+    /// Where the next pass begins: behind what the last one set aside, so that no batch blocks those
+    /// behind it for ever. Nothing: with the oldest.
+    begin_after: Option<Name>,
+}
 
 /// How one batch fared.
 enum Step {
@@ -31,18 +40,21 @@ enum Step {
     Done,
     /// The sink is in trouble: the others would fail too.
     SinkDown(String),
-    /// The sink takes others, perhaps, but not this one now.
-    SetAside,
+    /// The sink takes others, perhaps, but not this one now; why.
+    SetAside(String),
 }
 
 impl<S: Sink> Replay<S> {
     /// A replay of the delivery's spool.
     pub fn new(delivery: Arc<Delivery<S>>) -> Self {
-        Self(delivery)
+        Self {
+            delivery,
+            begin_after: None,
+        }
     }
 
     /// Runs for ever; ended by dropping the future.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut backoff = FIRST_BACKOFF;
         loop {
             let progress = self.pass().await;
@@ -50,6 +62,10 @@ impl<S: Sink> Replay<S> {
                 Pass::Emptied => {
                     backoff = FIRST_BACKOFF;
                     self.idle().await;
+                    continue;
+                }
+                Pass::Again => {
+                    backoff = FIRST_BACKOFF;
                     continue;
                 }
                 Pass::Stuck => jittered(backoff),
@@ -61,7 +77,7 @@ impl<S: Sink> Replay<S> {
 
     /// Waits until there may be something to do.
     async fn idle(&self) {
-        let delivery = &self.0;
+        let delivery = &self.delivery;
         tokio::select! {
             () = delivery.breaker.opened() => {}
             () = delivery.filled.notified() => {}
@@ -75,33 +91,44 @@ impl<S: Sink> Replay<S> {
         }
     }
 
-    /// Once through the spool.
-    async fn pass(&self) -> Pass {
-        let delivery = &self.0;
-        let mut after: Option<Name> = None;
-        let mut left_behind = false;
+    /// Through the spool, to its end or until the sink is to be left alone.
+    async fn pass(&mut self) -> Pass {
+        let delivery = Arc::clone(&self.delivery);
+        let from_the_oldest = self.begin_after.is_none();
+        let mut set_aside = 0;
+        let mut in_a_row = 0;
         loop {
-            let names = match self.listed(after).await {
+            let names = match self.listed(self.begin_after).await {
                 Ok(names) => names,
                 Err(reason) => {
                     warn!(reason, "spool not listed");
                     return Pass::Stuck;
                 }
             };
-            let Some(last) = names.last().copied() else {
+            if names.is_empty() {
+                self.begin_after = None;
                 break;
-            };
+            }
             for name in names {
                 match self.step(&name).await {
-                    Step::Done => {}
-                    Step::SetAside => left_behind = true,
+                    Step::Done => in_a_row = 0,
+                    Step::SetAside(reason) => {
+                        if set_aside == 0 {
+                            warn!(reason, %name, "spooled batch not taken, set aside for now");
+                        }
+                        set_aside += 1;
+                        in_a_row += 1;
+                    }
                     Step::SinkDown(reason) => {
                         delivery.breaker.open(&reason);
                         return Pass::Stuck;
                     }
                 }
+                self.begin_after = Some(name);
+                if in_a_row == MAX_SET_ASIDE {
+                    return Pass::Stuck;
+                }
             }
-            after = Some(last);
         }
         if delivery.breaker.is_open() {
             if delivery.sink.ping().await.is_err() {
@@ -109,15 +136,15 @@ impl<S: Sink> Replay<S> {
             }
             delivery.breaker.close();
         }
-        if left_behind {
-            Pass::Stuck
-        } else {
-            Pass::Emptied
+        match (set_aside, from_the_oldest) {
+            (0, true) => Pass::Emptied,
+            (0, false) => Pass::Again,
+            _ => Pass::Stuck,
         }
     }
 
     async fn listed(&self, after: Option<Name>) -> Result<Vec<Name>, String> {
-        let spool = Arc::clone(&self.0.spool);
+        let spool = Arc::clone(&self.delivery.spool);
         let listed =
             tokio::task::spawn_blocking(move || spool.oldest(after.as_ref(), LISTED)).await;
         match listed {
@@ -128,7 +155,7 @@ impl<S: Sink> Replay<S> {
     }
 
     async fn step(&self, name: &Name) -> Step {
-        let delivery = &self.0;
+        let delivery = &self.delivery;
         let Some(batch) = self.read(name).await else {
             return Step::Done;
         };
@@ -144,10 +171,7 @@ impl<S: Sink> Replay<S> {
                 Step::Done
             }
             Err(Failure::Transient(reason)) => Step::SinkDown(reason),
-            Err(Failure::Unknown(reason)) => {
-                warn!(reason, %name, "spooled batch not taken, set aside for now");
-                Step::SetAside
-            }
+            Err(Failure::Unknown(reason)) => Step::SetAside(reason),
             Err(Failure::Refused(reason)) => self.isolate(name, &batch, &reason).await,
         };
         if delivery.stats().inserts != before {
@@ -159,13 +183,13 @@ impl<S: Sink> Replay<S> {
 
     /// The batch, or nothing when there is no such file any more or its content is not to be trusted.
     async fn read(&self, name: &Name) -> Option<Batch> {
-        let (spool, wanted) = (Arc::clone(&self.0.spool), *name);
+        let (spool, wanted) = (Arc::clone(&self.delivery.spool), *name);
         let read = tokio::task::spawn_blocking(move || spool.read(&wanted)).await;
         match read {
             Ok(Ok(spooled)) => return Some(spooled.batch),
             Ok(Err(ReadError::Gone)) => {}
             Ok(Err(ReadError::Format(error))) => {
-                let (spool, bad) = (Arc::clone(&self.0.spool), *name);
+                let (spool, bad) = (Arc::clone(&self.delivery.spool), *name);
                 let reason = error.to_string();
                 let _ = tokio::task::spawn_blocking(move || spool.reject(&bad, &reason)).await;
             }
@@ -177,19 +201,17 @@ impl<S: Sink> Replay<S> {
 
     /// Writes the records that the sink takes, and puts the others into quarantine.
     async fn isolate(&self, name: &Name, batch: &Batch, reason: &str) -> Step {
-        let isolated = self.0.isolate(batch, reason).await;
+        let isolated = self.delivery.isolate(batch, reason).await;
         match isolated.interrupted {
             // The file stays: the next pass finds the same again.
             Some(Failure::Transient(reason)) => return Step::SinkDown(reason),
-            Some(failure) => {
-                warn!(reason = %failure, %name, "spooled batch not taken, set aside for now");
-                return Step::SetAside;
-            }
+            Some(failure) => return Step::SetAside(failure.to_string()),
             None => {}
         }
-        if let Err(reason) = self.0.quarantine(batch, &isolated.records).await {
-            warn!(reason, %name, "refused records not written to quarantine, set aside for now");
-            return Step::SetAside;
+        if let Err(reason) = self.delivery.quarantine(batch, &isolated.records).await {
+            return Step::SetAside(format!(
+                "refused records not written to quarantine: {reason}"
+            ));
         }
         self.remove(name).await;
         info!(%name, "spooled batch replayed but for its refused records");
@@ -197,7 +219,7 @@ impl<S: Sink> Replay<S> {
     }
 
     async fn remove(&self, name: &Name) {
-        let (spool, done) = (Arc::clone(&self.0.spool), *name);
+        let (spool, done) = (Arc::clone(&self.delivery.spool), *name);
         match tokio::task::spawn_blocking(move || spool.remove(&done)).await {
             Ok(Ok(())) => {}
             // It is replayed once more, which changes nothing.
@@ -208,7 +230,11 @@ impl<S: Sink> Replay<S> {
 }
 
 enum Pass {
+    /// Nothing waits.
     Emptied,
+    /// Something may wait before where this pass began.
+    Again,
+    /// Not now.
     Stuck,
 }
 

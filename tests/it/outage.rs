@@ -396,3 +396,44 @@ async fn a_killed_engine_comes_back_and_nobody_is_refused() {
     .await;
     assert!(service.terminate().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_are_not_taken_hold_up_no_others() {
+    let data = directory("set-aside");
+    let flag = format!("--data-dir={}", data.display());
+    let app = TestApp::start_with(
+        &shared_engine(),
+        &fresh_database(),
+        Clock::system(),
+        &[&flag],
+    )
+    .await;
+    let at = now();
+    app.sql("RENAME TABLE traffic TO away").await;
+    for id in 0..40 {
+        assert_eq!(
+            app.post(id, &view(1, at, "/a")).await.status,
+            StatusCode::ACCEPTED
+        );
+    }
+    // An error that is not known to be the batch's own fault, for every batch but the last.
+    app.sql("ALTER TABLE away ADD COLUMN guard UInt8 MATERIALIZED intDiv(1, request_id >= 39)")
+        .await;
+    app.sql("RENAME TABLE away TO traffic").await;
+    until("the last one", async || {
+        app.daily(1).await == json!({"/a": 1})
+    })
+    .await;
+    assert_eq!(files(&data.join("spool"), ".batch"), 39);
+    // Live traffic is not held up either.
+    until("live", async || {
+        app.post(100, &view(1, at, "/b")).await.status == StatusCode::CREATED
+    })
+    .await;
+    app.sql("ALTER TABLE traffic DROP COLUMN guard").await;
+    until("all", async || {
+        app.daily(1).await == json!({"/a": 40, "/b": 1})
+    })
+    .await;
+    app.stop().await;
+}
