@@ -90,7 +90,9 @@ async fn main() {
     );
 
     let (well, well_engine) = app("bench-well", &[]).await;
-    let (down, engine) = app("bench-down", &[]).await;
+    let data_dir = support::directory("bench-backlog");
+    let data_flag = format!("--data-dir={}", data_dir.display());
+    let (down, engine) = app("bench-down", &[&data_flag]).await;
     engine.stop().await;
     // The one that finds out waits; the others must not.
     let begin = Instant::now();
@@ -113,6 +115,34 @@ async fn main() {
     let well_p50 = line("ClickHouse well (201)", &stored);
     let down_p50 = line("ClickHouse down (202)", &spooled);
     println!("down / well, p50: {:.2}", down_p50 as f64 / well_p50 as f64);
+
+    let backlog = down.stats().spooled;
+    Arc::into_inner(down)
+        .expect("no sender is left")
+        .stop()
+        .await;
+    let (back, back_engine) = app("bench-back", &[&data_flag]).await;
+    let (mut at_rest, mut replaying) = (Vec::new(), Vec::new());
+    let begin = Instant::now();
+    while back.stats().replayed < backlog && replaying.len() < 10 * ROUNDS {
+        replaying.push(load(&back, &ids, 201).await);
+    }
+    let (replayed, seconds) = (back.stats().replayed, begin.elapsed().as_secs_f64());
+    for _ in 0..ROUNDS {
+        at_rest.push(load(&back, &ids, 201).await);
+    }
+    let replay_p50 = line("while a backlog is replayed", &replaying);
+    let rest_p50 = line("the same after it", &at_rest);
+    println!(
+        "replaying / after it, p50: {:.2}",
+        replay_p50 as f64 / rest_p50 as f64
+    );
+    println!("{replayed} of {backlog} spooled views replayed beside that load in {seconds:.1} s");
+    Arc::into_inner(back)
+        .expect("no sender is left")
+        .stop()
+        .await;
+    back_engine.stop().await;
 
     let (fsync, fsync_engine) = app("bench-fsync", &["--clickhouse-fsync=true"]).await;
     let (mut without, mut with) = (Vec::new(), Vec::new());

@@ -98,6 +98,32 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Whether the records of both could stand in one batch.
+    pub(super) fn is_like(&self, other: &Batch) -> bool {
+        self.stream == other.stream && self.columns == other.columns
+    }
+
+    /// One batch of all records, in order, under the first one's token; nothing for no batch. All of
+    /// them must be alike ([`Batch::is_like`]).
+    pub(super) fn join<'a>(batches: impl IntoIterator<Item = &'a Batch>) -> Option<Batch> {
+        let mut batches = batches.into_iter();
+        let mut joined = batches.next()?.clone();
+        let mut bytes = Vec::from(joined.bytes);
+        for batch in batches {
+            let begin = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            bytes.extend_from_slice(&batch.bytes);
+            joined.records.extend(batch.records.iter().map(|mark| Mark {
+                end: begin.saturating_add(mark.end),
+                ..*mark
+            }));
+            joined.rows += batch.rows;
+        }
+        joined.bytes = bytes.into();
+        Some(joined)
+    }
+}
+
 /// As a line of JSON keeps it.
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -164,4 +190,74 @@ impl Batch {
 
 fn total_rows(marks: &[Mark]) -> usize {
     marks.iter().map(|mark| mark.rows as usize).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(texts: &[&str]) -> Batch {
+        let mut bytes = Vec::new();
+        let mut records = Vec::new();
+        for (identity, text) in (0..).zip(texts) {
+            bytes.extend_from_slice(text.as_bytes());
+            records.push(Mark {
+                end: u32::try_from(bytes.len()).unwrap(),
+                rows: 2,
+                identity,
+            });
+        }
+        Batch {
+            stream: Stream::PageViews,
+            columns: vec!["a".to_owned()],
+            rows: 2 * texts.len(),
+            token: Uuid::new_v4(),
+            records,
+            bytes: bytes.into(),
+        }
+    }
+
+    fn texts(batch: &Batch) -> Vec<String> {
+        (0..batch.records.len())
+            .map(|i| String::from_utf8(batch.record(i).to_vec()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn selected_and_joined_records_are_the_same_records() {
+        let whole = batch(&["one", "", "three", "four"]);
+        assert_eq!(whole.select(|_| true), Some(whole.clone()));
+        assert_eq!(whole.select(|_| false), None);
+        let odd = whole.select(|i| i % 2 == 1).unwrap();
+        assert_eq!(
+            (texts(&odd), odd.rows),
+            (vec![String::new(), "four".to_owned()], 4)
+        );
+        assert_ne!(odd.token, whole.token);
+        let even = whole.select(|i| i % 2 == 0).unwrap();
+        let joined = Batch::join([&even, &odd]).unwrap();
+        assert_eq!(texts(&joined), ["one", "three", "", "four"]);
+        assert_eq!((joined.rows, joined.token), (8, even.token));
+        assert_eq!(joined.records[3].identity, 3);
+        assert_eq!(Batch::join([]), None);
+    }
+
+    #[test]
+    fn a_line_of_json_keeps_a_batch() {
+        let whole = batch(&["one", "\u{0}ü", ""]);
+        let again = Batch::from_json(&whole.to_json()).unwrap();
+        assert_eq!(
+            again,
+            Batch {
+                token: again.token,
+                ..whole.clone()
+            }
+        );
+        let mut damaged = whole.to_json();
+        damaged["bytes"] = "6f".into();
+        assert_eq!(Batch::from_json(&damaged), None);
+        damaged["bytes"] = "é".into();
+        assert_eq!(Batch::from_json(&damaged), None);
+        assert_eq!(Batch::from_json(&Value::Null), None);
+    }
 }

@@ -1,5 +1,9 @@
 //! Takes what waits in the spool to the sink, oldest first, until the spool is empty.
 //!
+//! An insert costs the sink nearly the same whatever its rows, and a spool is full of small batches:
+//! so neighbours are joined into one write, the same bytes in the same order. Where the sink refuses
+//! that, each goes alone.
+//!
 //! It may be stopped at any instant and started again: a batch is removed only after the sink has
 //! confirmed it, and writing it twice changes nothing. It is also what notices that the sink is back:
 //! while the breaker is open, its next write (or a ping, where nothing waits) is the half-open probe.
@@ -16,6 +20,9 @@ use super::{Batch, Delivery, Failure, Sink};
 
 /// How many names are listed at a time; what keeps memory flat however many files wait.
 const LISTED: usize = 1024;
+/// Batches are joined up to so many rows and bytes.
+const JOINED_ROWS: usize = 20_000;
+const JOINED_BYTES: usize = 4 << 20;
 /// The pause after a failure doubles from the first to the last of these.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
@@ -105,30 +112,48 @@ impl<S: Sink> Replay<S> {
                     return Pass::Stuck;
                 }
             };
-            if names.is_empty() {
+            let Some(last) = names.last().copied() else {
                 self.begin_after = None;
                 break;
-            }
-            for name in names {
-                match self.step(&name).await {
-                    Step::Done => in_a_row = 0,
-                    Step::SetAside(reason) => {
-                        if set_aside == 0 {
-                            warn!(reason, %name, "spooled batch not taken, set aside for now");
-                        }
-                        set_aside += 1;
-                        in_a_row += 1;
-                    }
+            };
+            let mut names = names.into_iter();
+            let mut next = None;
+            while let Some(group) = self.gather(&mut names, &mut next).await {
+                let mut alone = match self.write_joined(&group).await {
                     Step::SinkDown(reason) => {
                         delivery.breaker.open(&reason);
                         return Pass::Stuck;
                     }
+                    Step::Done => {
+                        in_a_row = 0;
+                        self.begin_after = group.last().map(|(name, _)| *name);
+                        Vec::new()
+                    }
+                    Step::SetAside(_) => group,
                 }
-                self.begin_after = Some(name);
-                if in_a_row == MAX_SET_ASIDE {
-                    return Pass::Stuck;
+                .into_iter();
+                for (name, batch) in alone.by_ref() {
+                    match self.step(&name, &batch).await {
+                        Step::Done => in_a_row = 0,
+                        Step::SetAside(reason) => {
+                            if set_aside == 0 {
+                                warn!(reason, %name, "spooled batch not taken, set aside for now");
+                            }
+                            set_aside += 1;
+                            in_a_row += 1;
+                        }
+                        Step::SinkDown(reason) => {
+                            delivery.breaker.open(&reason);
+                            return Pass::Stuck;
+                        }
+                    }
+                    self.begin_after = Some(name);
+                    if in_a_row == MAX_SET_ASIDE {
+                        return Pass::Stuck;
+                    }
                 }
             }
+            self.begin_after = self.begin_after.max(Some(last));
         }
         if delivery.breaker.is_open() {
             if delivery.sink.ping().await.is_err() {
@@ -154,31 +179,84 @@ impl<S: Sink> Replay<S> {
         }
     }
 
-    async fn step(&self, name: &Name) -> Step {
-        let delivery = &self.delivery;
-        let Some(batch) = self.read(name).await else {
+    /// The next batches that can be written as one, at least one; nothing when there are no more.
+    /// What was read and does not fit is kept in `next`.
+    async fn gather(
+        &self,
+        names: &mut impl Iterator<Item = Name>,
+        next: &mut Option<(Name, Batch)>,
+    ) -> Option<Vec<(Name, Batch)>> {
+        let mut group: Vec<(Name, Batch)> = Vec::new();
+        let (mut rows, mut bytes) = (0, 0);
+        loop {
+            let (name, batch) = match next.take() {
+                Some(read) => read,
+                None => {
+                    let Some(name) = names.next() else { break };
+                    let Some(batch) = self.read(&name).await else {
+                        continue;
+                    };
+                    (name, batch)
+                }
+            };
+            rows += batch.rows;
+            bytes += batch.bytes.len();
+            let fits = rows <= JOINED_ROWS && bytes <= JOINED_BYTES;
+            if group
+                .first()
+                .is_some_and(|(_, first)| !fits || !first.is_like(&batch))
+            {
+                *next = Some((name, batch));
+                break;
+            }
+            group.push((name, batch));
+        }
+        (!group.is_empty()).then_some(group)
+    }
+
+    /// Writes the whole group at once. Set aside means: each on its own.
+    async fn write_joined(&self, group: &[(Name, Batch)]) -> Step {
+        let Some(joined) = Batch::join(group.iter().map(|(_, batch)| batch)) else {
             return Step::Done;
         };
-        let (before, began) = (delivery.stats().inserts, Instant::now());
-        let step = match delivery.write_once(&batch).await {
-            Ok(()) => {
-                delivery.breaker.close();
-                delivery
-                    .counters
-                    .replayed
-                    .fetch_add(batch.rows as u64, Ordering::Relaxed);
-                self.remove(name).await;
-                Step::Done
-            }
+        let names: Vec<Name> = group.iter().map(|(name, _)| *name).collect();
+        match self.write(&joined, &names).await {
+            Ok(()) => Step::Done,
+            Err(Failure::Transient(reason)) => Step::SinkDown(reason),
+            Err(failure) => Step::SetAside(failure.to_string()),
+        }
+    }
+
+    /// Writes one batch, or what the sink takes of it.
+    async fn step(&self, name: &Name, batch: &Batch) -> Step {
+        match self.write(batch, &[*name]).await {
+            Ok(()) => Step::Done,
             Err(Failure::Transient(reason)) => Step::SinkDown(reason),
             Err(Failure::Unknown(reason)) => Step::SetAside(reason),
-            Err(Failure::Refused(reason)) => self.isolate(name, &batch, &reason).await,
-        };
+            Err(Failure::Refused(reason)) => self.isolate(name, batch, &reason).await,
+        }
+    }
+
+    /// Writes the batch that these files hold, and removes them.
+    async fn write(&self, batch: &Batch, files: &[Name]) -> Result<(), Failure> {
+        let delivery = &self.delivery;
+        let (before, began) = (delivery.stats().inserts, Instant::now());
+        delivery.write_once(batch).await?;
+        let took = began.elapsed();
+        delivery.breaker.close();
+        let rows = batch.rows as u64;
+        delivery
+            .counters
+            .replayed
+            .fetch_add(rows, Ordering::Relaxed);
+        for name in files {
+            self.remove(name).await;
+        }
         if delivery.stats().inserts != before {
             // Live traffic is under way: leave it half of the sink's time.
-            sleep(began.elapsed()).await;
+            sleep(took).await;
         }
-        step
+        Ok(())
     }
 
     /// The batch, or nothing when there is no such file any more or its content is not to be trusted.

@@ -424,7 +424,10 @@ async fn batches_that_are_not_taken_hold_up_no_others() {
         app.daily(1).await == json!({"/a": 1})
     })
     .await;
-    assert_eq!(files(&data.join("spool"), ".batch"), 39);
+    until("39 wait", async || {
+        files(&data.join("spool"), ".batch") == 39
+    })
+    .await;
     // Live traffic is not held up either.
     until("live", async || {
         app.post(100, &view(1, at, "/b")).await.status == StatusCode::CREATED
