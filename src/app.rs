@@ -146,7 +146,7 @@ async fn serve(
         writer,
         page_views,
         reports: Reports::new(reports_from(settings, &clickhouse)),
-        spool,
+        delivery: Arc::clone(&delivery),
         clickhouse,
         recent: RecentWrites::new(RECENT_IDS),
         clock,
@@ -253,13 +253,15 @@ impl App {
             let _ = task.await;
         }
 
+        let waiting = delivery.spool().state();
+        // With the last client goes its pool: the engine would wait for open connections.
+        drop(delivery);
         if timeout(STOP_ENGINE, self.engine.stop()).await.is_err() {
             warn!(
                 seconds = STOP_ENGINE.as_secs(),
                 "engine not stopped in time"
             );
         }
-        let waiting = delivery.spool().state();
         info!(spooled_files = waiting.files, "stopped");
     }
 }

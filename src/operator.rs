@@ -71,19 +71,20 @@ fn list(shelf: &Shelf, say: &impl Fn(&str)) -> Result<()> {
                 Ok(spooled) => format!("{} rows, readable", spooled.batch.rows),
                 Err(error) => error.to_string(),
             },
-            Kind::Rows => {
-                let lines = json_lines(shelf, &rejected.file)?;
-                let reason = lines
-                    .first()
-                    .and_then(|l| l["reason"].as_str())
-                    .unwrap_or("?");
-                format!("{} refused records, the first: {reason}", lines.len())
-            }
+            Kind::Rows => match json_lines(shelf, &rejected.file) {
+                Ok(lines) => {
+                    let first = lines.first().and_then(|l| l["reason"].as_str());
+                    let reason = first.unwrap_or("no reason").escape_debug();
+                    format!("{} refused records, the first: {reason}", lines.len())
+                }
+                Err(error) => format!("not readable: {error:#}"),
+            },
             Kind::Foreign => "not a file of the spool".to_owned(),
         };
         say(&format!(
             "rejected  {}  {} bytes, {content}",
-            rejected.file, rejected.length
+            rejected.file.escape_debug(),
+            rejected.length
         ));
     }
     Ok(())

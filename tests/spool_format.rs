@@ -643,7 +643,7 @@ fn a_file_in_the_directorys_place_is_an_error() {
 }
 
 #[test]
-fn a_vanished_directory_is_an_error_and_its_return_is_noticed() {
+fn a_directory_that_is_none_is_an_error_and_its_return_is_noticed() {
     let outer = tempfile::tempdir().unwrap();
     let (dir, away) = (outer.path().join("spool"), outer.path().join("away"));
     let (spool, _) = Spool::open(&dir, ROOM, 9).unwrap();

@@ -28,6 +28,9 @@ const USERS_FILE: &str = "engine-users.xml";
 const LOG_FILE_SIZE: &str = "10M";
 const LOG_FILES_KEPT: u32 = 2;
 
+/// How long a stopping engine waits for connections that clients leave open, in seconds.
+const SHUTDOWN_WAIT_SECS: u32 = 1;
+
 /// Serves HTTP, and then reads standard input, which ends when the service lets go of the pipe.
 const START_QUERY: &str =
     "SYSTEM START LISTEN HTTP; SELECT count() FROM file('/dev/stdin', 'LineAsString') FORMAT Null";
@@ -57,6 +60,7 @@ pub(super) fn write(data_path: &Path, password: &str) -> io::Result<()> {
             "<clickhouse>
   <users_config>{USERS_FILE}</users_config>
   <logger><size>{LOG_FILE_SIZE}</size><count>{LOG_FILES_KEPT}</count></logger>
+  <shutdown_wait_unfinished>{SHUTDOWN_WAIT_SECS}</shutdown_wait_unfinished>
 </clickhouse>
 "
         ),

@@ -23,7 +23,8 @@ pub(super) struct Readiness {
     /// `ok`; `degraded` when views can be spooled but not stored; `unavailable` when neither.
     #[schema(example = "ok")]
     status: &'static str,
-    /// `up`, or `down` when ClickHouse gives no sign of life.
+    /// `up`; `down` when ClickHouse gives no sign of life; `refusing` when it does but took no views of
+    /// late.
     #[schema(example = "up")]
     clickhouse: &'static str,
     /// What waits on this instance's disk.
@@ -64,15 +65,17 @@ pub(super) async fn live() -> Json<Liveness> {
             body = Readiness)))]
 pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
     let up = state.clickhouse.ping().await.is_ok();
-    let spool = Arc::clone(&state.spool);
+    // A server may answer and still take no views: a missing table, a full disk.
+    let stores = up && !state.delivery.is_down();
+    let spool = Arc::clone(state.delivery.spool());
     let (waiting, writable) = tokio::task::spawn_blocking(move || {
         // Only asked where it matters: it costs an fsync.
-        (spool.state(), up || spool.probe().is_ok())
+        (spool.state(), stores || spool.probe().is_ok())
     })
     .await
-    .unwrap_or_else(|_| (state.spool.state(), false));
+    .unwrap_or_else(|_| (state.delivery.spool().state(), false));
     let stopping = state.is_stopping();
-    let (code, status) = match (up, writable) {
+    let (code, status) = match (stores, writable) {
         _ if stopping => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         (true, _) => (StatusCode::OK, "ok"),
         (false, true) => (StatusCode::OK, "degraded"),
@@ -80,7 +83,11 @@ pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Re
     };
     let readiness = Readiness {
         status,
-        clickhouse: if up { "up" } else { "down" },
+        clickhouse: match (up, stores) {
+            (true, true) => "up",
+            (true, false) => "refusing",
+            (false, _) => "down",
+        },
         spool: SpoolState {
             files: waiting.files,
             bytes: waiting.bytes,

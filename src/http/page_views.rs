@@ -174,7 +174,7 @@ pub(super) async fn post(
         format!("/api/traffic/{}", request_id.get()),
     );
     let mut response = (status, [location], Json(document)).into_response();
-    if prefers_async {
+    if prefers_async && status == StatusCode::ACCEPTED {
         let applied = HeaderValue::from_static(RESPOND_ASYNC);
         response.headers_mut().insert(PREFERENCE_APPLIED, applied);
     }

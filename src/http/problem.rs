@@ -11,6 +11,7 @@ use tracing::warn;
 use utoipa::ToSchema;
 
 use crate::domain::{FieldError, Invalid};
+use crate::pipeline::Seldom;
 use crate::{pipeline, repository};
 
 /// Every kind of problem; the slugs are stable, `docs/problems.md` has a section for each.
@@ -241,13 +242,16 @@ impl From<pipeline::Error> for Problem {
     }
 }
 
+/// In an outage every report fails alike.
+static READ_FAILED: Seldom = Seldom::new();
+
 impl From<repository::Error> for Problem {
     fn from(error: repository::Error) -> Self {
         match error {
             repository::Error::Write(error) => error.into(),
             repository::Error::Waiting => Problem::new(Kind::NotYetKnown),
             error => {
-                warn!(%error, "read failed");
+                READ_FAILED.say(|left_out| warn!(%error, left_out, "read failed"));
                 Problem::new(Kind::StoreUnavailable)
             }
         }

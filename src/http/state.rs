@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::domain::{AcceptanceWindow, ClaimSet, Clock, RecentWrites, RequestId};
-use crate::pipeline::{Spool, Writer};
+use crate::pipeline::{Delivery, Writer};
 use crate::repository::{ClickHouse, PageViews, Reports};
 
 /// Which times of a view are acceptable.
@@ -25,8 +25,8 @@ pub struct AppState {
     pub page_views: Arc<PageViews>,
     /// Reports.
     pub reports: Reports,
-    /// What waits on this node's disk.
-    pub spool: Arc<Spool>,
+    /// What is known of the store's health, and what waits on this node's disk.
+    pub delivery: Arc<Delivery<ClickHouse>>,
     /// For the sign of life.
     pub clickhouse: ClickHouse,
     /// What was posted lately, to find conflicts.

@@ -1,45 +1,83 @@
 //! What is known of the sink's health, so that nobody waits for a sink that is known to be down.
 //!
-//! Closed: batches go to the sink. Open: they go to the spool at once. Whoever fails opens it; only
-//! the replay closes it, after a write or a sign of life has succeeded (the half-open probe), so one
-//! task asks a server in trouble, not every sender.
+//! Closed: batches go to the sink. Open: they go to the spool at once. Whoever fails opens it. The
+//! replay brings it back: a write of its own that succeeds closes it. Where nothing waits to be
+//! replayed it asks for a sign of life; that closes the breaker when the sink was unreachable, and
+//! when it had answered with an error, lets a single batch through as the half-open probe.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use super::Failure;
+
 /// Shared by the lanes and the replay of one sink.
 #[derive(Debug, Default)]
 pub struct Breaker {
-    /// Since when the sink is down; `None` while it is well.
-    open_since: Mutex<Option<Instant>>,
+    /// `None` while the sink is well.
+    outage: Mutex<Option<Outage>>,
     opened: Notify,
 }
 
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    /// A server answered, with an error: that it answers again proves nothing.
+    answered: bool,
+    /// One batch may try.
+    probe: bool,
+}
+
 impl Breaker {
-    /// Whether batches should not be sent to the sink now.
+    /// Whether the sink is known to be in trouble.
     pub fn is_open(&self) -> bool {
-        self.open_since().is_some()
+        self.outage().is_some()
     }
 
-    /// The sink failed.
-    pub(super) fn open(&self, reason: &str) {
-        let mut since = self.open_since();
-        if since.is_none() {
-            *since = Some(Instant::now());
-            warn!(reason, "the store is down, spooling");
-            self.opened.notify_one();
+    /// Whether a batch should be sent to the sink now; takes the half-open probe if there is one.
+    pub(super) fn lets_through(&self) -> bool {
+        match self.outage().as_mut() {
+            None => true,
+            Some(outage) => std::mem::take(&mut outage.probe),
         }
     }
 
-    /// The sink works.
+    /// The sink failed.
+    pub(super) fn open(&self, failure: &Failure) {
+        let answered = !matches!(failure, Failure::Unreachable(_));
+        let mut outage = self.outage();
+        if let Some(outage) = outage.as_mut() {
+            outage.answered |= answered;
+            return;
+        }
+        *outage = Some(Outage {
+            since: Instant::now(),
+            answered,
+            probe: false,
+        });
+        warn!(reason = %failure, "the store is down, spooling");
+        self.opened.notify_one();
+    }
+
+    /// The sink has taken a batch.
     pub(super) fn close(&self) {
-        if let Some(since) = self.open_since().take() {
-            let down_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(outage) = self.outage().take() {
+            let down_ms = u64::try_from(outage.since.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(down_ms, "the store is back");
+        }
+    }
+
+    /// The sink has given a sign of life.
+    pub(super) fn alive(&self) {
+        let mut outage = self.outage();
+        match outage.as_mut() {
+            Some(outage) if outage.answered => outage.probe = true,
+            _ => {
+                drop(outage);
+                self.close();
+            }
         }
     }
 
@@ -48,10 +86,8 @@ impl Breaker {
         self.opened.notified().await;
     }
 
-    fn open_since(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.open_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,14 +96,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn opens_once_and_closes() {
+    async fn an_unreachable_sink_is_well_when_it_gives_a_sign_of_life() {
         let breaker = Breaker::default();
-        assert!(!breaker.is_open());
-        breaker.open("a");
-        breaker.open("b");
+        assert!(breaker.lets_through());
+        breaker.open(&Failure::Unreachable(String::new()));
         breaker.opened().await;
-        assert!(breaker.is_open());
-        breaker.close();
+        assert!(breaker.is_open() && !breaker.lets_through());
+        breaker.alive();
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn a_sink_that_answered_with_an_error_has_to_take_a_batch() {
+        let breaker = Breaker::default();
+        breaker.open(&Failure::Transient(String::new()));
+        breaker.alive();
+        assert!(breaker.is_open());
+        assert!(breaker.lets_through(), "the probe");
+        assert!(!breaker.lets_through(), "only one");
+        breaker.close();
+        assert!(breaker.lets_through());
     }
 }

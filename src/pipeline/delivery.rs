@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, warn};
 
-use super::{Ack, Batch, Breaker, Error, Failure, Sink, Spool};
+use super::{Ack, Batch, Breaker, Error, Failure, Seldom, Sink, Spool};
 
 /// A transient failure is tried once more after this pause, unless the sink is known to be down; a
 /// dropped connection is over by then, and an outage is not.
@@ -30,6 +30,7 @@ pub struct Delivery<S> {
     pub(super) counters: Counters,
     /// Tells the replay that something waits.
     pub(super) filled: Notify,
+    not_spooled: Seldom,
     /// When the service stops: no write to the sink may last beyond this.
     hurry: watch::Sender<Option<Instant>>,
 }
@@ -78,6 +79,7 @@ impl<S: Sink> Delivery<S> {
             breaker: Breaker::default(),
             counters: Counters::default(),
             filled: Notify::new(),
+            not_spooled: Seldom::new(),
             hurry: watch::Sender::new(None),
         }
     }
@@ -111,13 +113,14 @@ impl<S: Sink> Delivery<S> {
 
     /// To the sink; where that fails, the records that may wait go to the spool.
     pub(super) async fn deliver(&self, batch: Batch, may_wait: &[bool]) -> Outcomes {
-        if self.breaker.is_open() {
+        if !self.breaker.lets_through() {
             return self
                 .keep(&batch, may_wait, vec![None; batch.records.len()])
                 .await;
         }
         match self.write(&batch).await {
             Ok(()) => {
+                self.breaker.close();
                 self.counters.inserts.fetch_add(1, Ordering::Relaxed);
                 self.counters
                     .rows
@@ -126,18 +129,36 @@ impl<S: Sink> Delivery<S> {
             }
             Err(Failure::Refused(reason)) => self.isolate_live(batch, may_wait, &reason).await,
             Err(failure) => {
-                self.breaker.open(&failure.to_string());
+                self.breaker.open(&failure);
                 self.keep(&batch, may_wait, vec![None; batch.records.len()])
                     .await
             }
         }
     }
 
-    /// To the spool, without asking the sink.
+    /// To the spool, without asking the sink; only where the disk fails to the sink after all.
     pub(super) async fn set_down(&self, batch: Batch) -> Outcomes {
-        let all = vec![true; batch.records.len()];
-        self.keep(&batch, &all, vec![None; batch.records.len()])
-            .await
+        let rows = batch.rows as u64;
+        match self.put(batch.clone()).await {
+            Ok(()) => {
+                self.counters.spooled.fetch_add(rows, Ordering::Relaxed);
+                vec![Ok(Ack::Spooled); batch.records.len()]
+            }
+            Err(reason) if self.breaker.is_open() => {
+                self.say_not_spooled(&reason, rows);
+                vec![Err(Error::Unavailable); batch.records.len()]
+            }
+            Err(_) => {
+                let none_waits = vec![false; batch.records.len()];
+                self.deliver(batch, &none_waits).await
+            }
+        }
+    }
+
+    fn say_not_spooled(&self, reason: &str, rows: u64) {
+        self.not_spooled.say(|left_out| {
+            error!(reason, rows, left_out, "not spooled, senders refused");
+        });
     }
 
     async fn isolate_live(&self, batch: Batch, may_wait: &[bool], reason: &str) -> Outcomes {
@@ -147,7 +168,7 @@ impl<S: Sink> Delivery<S> {
             error!(%error, "refused records not written to quarantine");
         }
         if let Some(failure) = &isolated.interrupted {
-            self.breaker.open(&failure.to_string());
+            self.breaker.open(failure);
         }
         let outcomes = isolated.records.iter().map(|said| match said {
             Some(Ok(())) => Some(Ok(Ack::Stored)),
@@ -173,7 +194,7 @@ impl<S: Sink> Delivery<S> {
                     Ok(Ack::Spooled)
                 }
                 Err(reason) => {
-                    error!(reason, rows, "not spooled, senders refused");
+                    self.say_not_spooled(&reason, rows);
                     Err(Error::Unavailable)
                 }
             };
@@ -204,7 +225,7 @@ impl<S: Sink> Delivery<S> {
     async fn write(&self, batch: &Batch) -> Result<(), Failure> {
         let began = Instant::now();
         match self.write_once(batch).await {
-            Err(Failure::Transient(reason))
+            Err(Failure::Unreachable(reason) | Failure::Transient(reason))
                 if began.elapsed() < QUICK_FAILURE && !self.is_hurried() =>
             {
                 warn!(reason, rows = batch.rows, token = %batch.token, "insert failed, trying again");
@@ -229,7 +250,7 @@ impl<S: Sink> Delivery<S> {
         };
         tokio::select! {
             outcome = self.sink.write(batch) => outcome,
-            () = too_late => Err(Failure::Transient("no answer before the stop".to_owned())),
+            () = too_late => Err(Failure::Unreachable("no answer before the stop".to_owned())),
         }
     }
 
@@ -288,11 +309,6 @@ impl<S: Sink> Delivery<S> {
             let (Some(Err(reason)), Some(alone)) = (said, batch.select(|i| i == index)) else {
                 continue;
             };
-            warn!(
-                reason,
-                identity = batch.records[index].identity,
-                "record refused for good"
-            );
             let line = json!({
                 "rejected_at": chrono::Utc::now().to_rfc3339(),
                 "reason": reason,
@@ -305,12 +321,18 @@ impl<S: Sink> Delivery<S> {
         if lines.is_empty() {
             return Ok(());
         }
-        self.counters
-            .refused
-            .fetch_add(lines.len() as u64, Ordering::Relaxed);
-        let spool = Arc::clone(&self.spool);
+        let (spool, refused) = (Arc::clone(&self.spool), lines.len());
         match tokio::task::spawn_blocking(move || spool.quarantine(&lines, now_ms())).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(file)) => {
+                self.counters
+                    .refused
+                    .fetch_add(refused as u64, Ordering::Relaxed);
+                warn!(
+                    file,
+                    refused, "records refused for good, see traffic-api spool list"
+                );
+                Ok(())
+            }
             Ok(Err(error)) => Err(error.to_string()),
             Err(panic) => Err(panic.to_string()),
         }

@@ -24,6 +24,7 @@ mod delivery;
 mod lane;
 mod receipt;
 mod replay;
+mod seldom;
 pub mod spool;
 mod writer;
 
@@ -40,6 +41,7 @@ pub use delivery::{Delivery, Stats};
 pub use lane::Lane;
 pub use receipt::Receipt;
 pub use replay::Replay;
+pub use seldom::Seldom;
 pub use spool::Spool;
 pub use writer::{Lanes, Writer, open};
 
@@ -90,7 +92,10 @@ pub trait Sink: Send + Sync + 'static {
 /// Why a sink did not confirm a batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The store can't be reached or is overloaded: the same batch may succeed later.
+    /// The store can't be reached or gave no answer: nobody knows whether it would take the batch.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The store is in trouble and says so: the same batch may succeed later.
     #[error("{0}")]
     Transient(String),
     /// The store understood the batch and will never take it as it is.
@@ -100,6 +105,13 @@ pub enum Failure {
     /// table, a missing right): an operator can mend it, so the batch must be kept.
     #[error("{0}")]
     Unknown(String),
+}
+
+impl Failure {
+    /// Whether the sink is to blame rather than the batch.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Failure::Unreachable(_) | Failure::Transient(_))
+    }
 }
 
 /// Where an acknowledged record is.

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::spool::{Name, ReadError};
-use super::{Batch, Delivery, Failure, Sink};
+use super::{Batch, Delivery, Failure, Seldom, Sink};
 
 /// How many names are listed at a time; what keeps memory flat however many files wait.
 const LISTED: usize = 1024;
@@ -26,8 +26,8 @@ const JOINED_BYTES: usize = 4 << 20;
 /// The pause after a failure doubles from the first to the last of these.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(5);
-/// How often an idle replay looks for files that an operator's tool has put back.
-const IDLE_LOOK: Duration = Duration::from_secs(2);
+/// How often the replay looks for files that an operator's tool has put back.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// So many batches in a row may be set aside before the sink is left alone for a while: it may well
 /// take none of them, a missing table for one.
@@ -39,6 +39,8 @@ pub struct Replay<S> {
     /// Where the next pass begins: behind what the last one set aside, so that no batch blocks those
     /// behind it for ever. Nothing: with the oldest.
     begin_after: Option<Name>,
+    unread: Seldom,
+    counted: Instant,
 }
 
 /// How one batch fared.
@@ -46,7 +48,7 @@ enum Step {
     /// It is out of the spool.
     Done,
     /// The sink is in trouble: the others would fail too.
-    SinkDown(String),
+    SinkDown(Failure),
     /// The sink takes others, perhaps, but not this one now; why.
     SetAside(String),
 }
@@ -57,6 +59,8 @@ impl<S: Sink> Replay<S> {
         Self {
             delivery,
             begin_after: None,
+            unread: Seldom::new(),
+            counted: Instant::now(),
         }
     }
 
@@ -64,6 +68,7 @@ impl<S: Sink> Replay<S> {
     pub async fn run(mut self) {
         let mut backoff = FIRST_BACKOFF;
         loop {
+            self.count().await;
             let progress = self.pass().await;
             let pause = match progress {
                 Pass::Emptied => {
@@ -88,14 +93,21 @@ impl<S: Sink> Replay<S> {
         tokio::select! {
             () = delivery.breaker.opened() => {}
             () = delivery.filled.notified() => {}
-            () = sleep(IDLE_LOOK) => {
-                let spool = Arc::clone(&delivery.spool);
-                let counted = tokio::task::spawn_blocking(move || spool.rescan()).await;
-                if let Ok(Err(error)) = counted {
-                    warn!(%error, "spool not counted");
-                }
-            }
+            () = sleep(LOOK) => {}
         }
+    }
+
+    /// Counts the spool's files, now and then: an operator's tool may have changed them.
+    async fn count(&mut self) {
+        if self.counted.elapsed() < LOOK {
+            return;
+        }
+        let spool = Arc::clone(&self.delivery.spool);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || spool.rescan()).await {
+            self.unread
+                .say(|left_out| warn!(%error, left_out, "spool not counted"));
+        }
+        self.counted = Instant::now();
     }
 
     /// Through the spool, to its end or until the sink is to be left alone.
@@ -118,10 +130,10 @@ impl<S: Sink> Replay<S> {
             };
             let mut names = names.into_iter();
             let mut next = None;
-            while let Some(group) = self.gather(&mut names, &mut next).await {
+            while let Some(group) = self.gather(&mut names, &mut next, &mut set_aside).await {
                 let mut alone = match self.write_joined(&group).await {
-                    Step::SinkDown(reason) => {
-                        delivery.breaker.open(&reason);
+                    Step::SinkDown(failure) => {
+                        delivery.breaker.open(&failure);
                         return Pass::Stuck;
                     }
                     Step::Done => {
@@ -142,8 +154,8 @@ impl<S: Sink> Replay<S> {
                             set_aside += 1;
                             in_a_row += 1;
                         }
-                        Step::SinkDown(reason) => {
-                            delivery.breaker.open(&reason);
+                        Step::SinkDown(failure) => {
+                            delivery.breaker.open(&failure);
                             return Pass::Stuck;
                         }
                     }
@@ -159,7 +171,7 @@ impl<S: Sink> Replay<S> {
             if delivery.sink.ping().await.is_err() {
                 return Pass::Stuck;
             }
-            delivery.breaker.close();
+            delivery.breaker.alive();
         }
         match (set_aside, from_the_oldest) {
             (0, true) => Pass::Emptied,
@@ -185,6 +197,7 @@ impl<S: Sink> Replay<S> {
         &self,
         names: &mut impl Iterator<Item = Name>,
         next: &mut Option<(Name, Batch)>,
+        unread: &mut usize,
     ) -> Option<Vec<(Name, Batch)>> {
         let mut group: Vec<(Name, Batch)> = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
@@ -193,10 +206,17 @@ impl<S: Sink> Replay<S> {
                 Some(read) => read,
                 None => {
                     let Some(name) = names.next() else { break };
-                    let Some(batch) = self.read(&name).await else {
-                        continue;
-                    };
-                    (name, batch)
+                    match self.read(&name).await {
+                        Ok(Some(batch)) => (name, batch),
+                        Ok(None) => continue,
+                        Err(reason) => {
+                            self.unread.say(|left_out| {
+                                warn!(reason, %name, left_out, "spooled batch not read");
+                            });
+                            *unread += 1;
+                            continue;
+                        }
+                    }
                 }
             };
             rows += batch.rows;
@@ -222,7 +242,7 @@ impl<S: Sink> Replay<S> {
         let names: Vec<Name> = group.iter().map(|(name, _)| *name).collect();
         match self.write(&joined, &names).await {
             Ok(()) => Step::Done,
-            Err(Failure::Transient(reason)) => Step::SinkDown(reason),
+            Err(failure) if failure.is_outage() => Step::SinkDown(failure),
             Err(failure) => Step::SetAside(failure.to_string()),
         }
     }
@@ -231,9 +251,9 @@ impl<S: Sink> Replay<S> {
     async fn step(&self, name: &Name, batch: &Batch) -> Step {
         match self.write(batch, &[*name]).await {
             Ok(()) => Step::Done,
-            Err(Failure::Transient(reason)) => Step::SinkDown(reason),
-            Err(Failure::Unknown(reason)) => Step::SetAside(reason),
             Err(Failure::Refused(reason)) => self.isolate(name, batch, &reason).await,
+            Err(failure) if failure.is_outage() => Step::SinkDown(failure),
+            Err(failure) => Step::SetAside(failure.to_string()),
         }
     }
 
@@ -259,22 +279,20 @@ impl<S: Sink> Replay<S> {
         Ok(())
     }
 
-    /// The batch, or nothing when there is no such file any more or its content is not to be trusted.
-    async fn read(&self, name: &Name) -> Option<Batch> {
-        let (spool, wanted) = (Arc::clone(&self.delivery.spool), *name);
-        let read = tokio::task::spawn_blocking(move || spool.read(&wanted)).await;
-        match read {
-            Ok(Ok(spooled)) => return Some(spooled.batch),
-            Ok(Err(ReadError::Gone)) => {}
-            Ok(Err(ReadError::Format(error))) => {
-                let (spool, bad) = (Arc::clone(&self.delivery.spool), *name);
-                let reason = error.to_string();
-                let _ = tokio::task::spawn_blocking(move || spool.reject(&bad, &reason)).await;
+    /// The batch; nothing when there is no such file any more, or when it was moved aside because its
+    /// content is not to be trusted.
+    async fn read(&self, name: &Name) -> Result<Option<Batch>, String> {
+        let (spool, name) = (Arc::clone(&self.delivery.spool), *name);
+        let read = tokio::task::spawn_blocking(move || match spool.read(&name) {
+            Ok(spooled) => Ok(Some(spooled.batch)),
+            Err(ReadError::Gone) => Ok(None),
+            Err(ReadError::Format(error)) => {
+                let moved = spool.reject(&name, &error.to_string());
+                moved.map(|()| None).map_err(|error| error.to_string())
             }
-            Ok(Err(ReadError::Io(error))) => warn!(%error, %name, "spooled batch not read"),
-            Err(panic) => warn!(%panic, %name, "spooled batch not read"),
-        }
-        None
+            Err(error) => Err(error.to_string()),
+        });
+        read.await.unwrap_or_else(|panic| Err(panic.to_string()))
     }
 
     /// Writes the records that the sink takes, and puts the others into quarantine.
@@ -282,7 +300,7 @@ impl<S: Sink> Replay<S> {
         let isolated = self.delivery.isolate(batch, reason).await;
         match isolated.interrupted {
             // The file stays: the next pass finds the same again.
-            Some(Failure::Transient(reason)) => return Step::SinkDown(reason),
+            Some(failure) if failure.is_outage() => return Step::SinkDown(failure),
             Some(failure) => return Step::SetAside(failure.to_string()),
             None => {}
         }

@@ -57,12 +57,12 @@ fn class(code: u32) -> Class {
         // KEEPER_EXCEPTION
         159 | 164 | 202 | 209 | 210 | 236 | 241 | 242 | 243 | 252 | 279 | 285 | 286 | 319 | 394
         | 999 => Class::Transient,
-        // ATTEMPT_TO_READ_AFTER_EOF, CANNOT_PARSE_*, CANNOT_READ_ALL_DATA, TYPE_MISMATCH,
-        // CANNOT_CONVERT_TYPE, INCORRECT_DATA, TOO_LARGE_STRING_SIZE, VALUE_IS_OUT_OF_RANGE_...,
-        // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO, VIOLATED_CONSTRAINT
-        6 | 26 | 27 | 32 | 33 | 38 | 41 | 53 | 70 | 72 | 117 | 131 | 321 | 395 | 469 => {
-            Class::Deterministic
-        }
+        // CANNOT_PARSE_TEXT, CANNOT_PARSE_QUOTED_STRING, CANNOT_PARSE_INPUT_ASSERTION_FAILED,
+        // ATTEMPT_TO_READ_AFTER_EOF, CANNOT_READ_ALL_DATA, CANNOT_PARSE_DATE, CANNOT_PARSE_DATETIME,
+        // CANNOT_PARSE_NUMBER, INCORRECT_DATA, VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE,
+        // FUNCTION_THROW_IF_VALUE_IS_NON_ZERO, VIOLATED_CONSTRAINT. Not those that an altered table
+        // gives for good rows too (TYPE_MISMATCH, CANNOT_CONVERT_TYPE).
+        6 | 26 | 27 | 32 | 33 | 38 | 41 | 72 | 117 | 321 | 395 | 469 => Class::Deterministic,
         _ => Class::Unknown,
     }
 }
@@ -95,7 +95,7 @@ impl From<Error> for Failure {
                 Class::Unknown => Failure::Unknown(error.to_string()),
             },
             Error::Unexpected(_) => Failure::Unknown(error.to_string()),
-            _ => Failure::Transient(error.to_string()),
+            _ => Failure::Unreachable(error.to_string()),
         }
     }
 }
@@ -147,7 +147,7 @@ mod tests {
         assert!(matches!(missing_table, Failure::Unknown(_)));
         assert!(matches!(
             failure("<html>502 Bad Gateway</html>"),
-            Failure::Transient(_)
+            Failure::Unreachable(_)
         ));
     }
 }

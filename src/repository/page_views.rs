@@ -256,13 +256,17 @@ impl PageViews {
         let version = self
             .versions
             .above(highest_version(&before), self.clock.now());
-        self.write(erase(&doomed, version)).await?;
-
-        // An update that began earlier and was written meanwhile; later ones outlive the delete.
-        let after = live(&self.claims(request_id).await?);
-        let earlier = after.iter().filter(|claim| claim.version < version);
-        self.write(erase(earlier, version)).await?;
-        Ok(Removal::Removed)
+        let written = async {
+            self.write(erase(&doomed, version)).await?;
+            // An update that began earlier and was written meanwhile; later ones outlive the delete.
+            let after = live(&self.claims(request_id).await?);
+            let earlier = after.iter().filter(|claim| claim.version < version);
+            self.write(erase(earlier, version)).await
+        };
+        match written.await {
+            Ok(()) => Ok(Removal::Removed),
+            Err(error) => Err(self.unfinished(request_id, error)),
+        }
     }
 
     async fn claims(&self, request_id: RequestId) -> Result<Vec<Claim>, Error> {

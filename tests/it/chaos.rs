@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -20,6 +21,8 @@ const SENDERS: u64 = 16;
 const USERS: u64 = 4;
 /// How often a sender repeats a post before it gives up and never learns what became of it.
 const TRIES: usize = 3;
+/// What is done to the processes.
+const ACTS: [&str; 4] = ["engine", "service", "both", "term"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the senders know of one view.
@@ -28,6 +31,8 @@ struct Known {
     posted: bool,
     move_tried: bool,
     moved: bool,
+    delete_tried: bool,
+    deleted: bool,
 }
 
 struct Load {
@@ -97,6 +102,21 @@ impl Load {
                 {
                     self.known.lock().unwrap().get_mut(&id).unwrap().moved = true;
                 }
+            } else if random.random_bool(0.05) {
+                self.known
+                    .lock()
+                    .unwrap()
+                    .get_mut(&id)
+                    .unwrap()
+                    .delete_tried = true;
+                let request = http.delete(self.url(&format!("/api/traffic/{id}")));
+                if request
+                    .send()
+                    .await
+                    .is_ok_and(|r| r.status() == StatusCode::NO_CONTENT)
+                {
+                    self.known.lock().unwrap().get_mut(&id).unwrap().deleted = true;
+                }
             }
         }
     }
@@ -139,11 +159,14 @@ async fn acknowledged_views_survive_kills_at_random_moments() {
         .map(|n| tokio::spawn(Arc::clone(&load).send(seed ^ n)))
         .collect();
 
+    // Every act comes round, in random order.
+    let rounds = usize::try_from(number("CHAOS_ROUNDS", 10)).unwrap();
+    let mut acts: Vec<&str> = ACTS.iter().copied().cycle().take(rounds).collect();
+    acts.shuffle(&mut random);
     let mut story = Vec::new();
-    for _ in 0..number("CHAOS_ROUNDS", 10) {
+    for act in acts {
         tokio::time::sleep(Duration::from_millis(random.random_range(50..700))).await;
         let engine = service.children().first().copied();
-        let act = ["engine", "service", "both", "term"][random.random_range(0..4)];
         story.push(act);
         match (act, engine) {
             ("engine", Some(engine)) => signal(engine, "KILL"),
@@ -199,7 +222,14 @@ async fn acknowledged_views_survive_kills_at_random_moments() {
             here + there <= 1,
             "{id} is counted {here} + {there} times; {story:?}"
         );
-        if known.posted {
+        if known.deleted {
+            assert_eq!(
+                here + there,
+                0,
+                "{id} was deleted and is counted; {story:?}"
+            );
+        }
+        if known.posted && !known.delete_tried {
             acknowledged += 1;
             assert_eq!(
                 here + there,
@@ -217,7 +247,12 @@ async fn acknowledged_views_survive_kills_at_random_moments() {
         known.len(),
         load.answers.lock().unwrap()
     );
+    let answers = load.answers.lock().unwrap();
+    assert!(
+        answers.keys().any(|a| a.starts_with("201"))
+            && answers.keys().any(|a| a.starts_with("202"))
+    );
     assert!(acknowledged > 100, "too little load to prove anything");
-    drop(known);
+    drop((known, answers));
     assert!(tokio::task::block_in_place(|| service.terminate()).success());
 }

@@ -318,3 +318,39 @@ async fn a_second_signal_stops_at_once() {
     assert!(waiting.await.unwrap().is_err(), "no answer was given");
     assert!(is_gone(engine, Duration::from_secs(10)));
 }
+
+#[test]
+fn the_spools_commands_bear_anything() {
+    let data = directory("operator");
+    let spool = |arguments: &[&str]| {
+        let mut command = Service::command(&data);
+        command.arg("spool").args(arguments);
+        run(command)
+    };
+    assert_eq!(spool(&["list"]), (Some(0), String::new(), String::new()));
+    let rejected = data.join("spool").join("rejected");
+    std::fs::create_dir_all(&rejected).unwrap();
+    std::fs::write(rejected.join("a.jsonl"), "not json").unwrap();
+    std::fs::write(rejected.join("b\nwaiting\u{1b}[31m"), "forged").unwrap();
+    std::fs::write(rejected.join("c.batch"), "cut").unwrap();
+    let (code, out, _) = spool(&["list"]);
+    assert_eq!((code, out.lines().count()), (Some(0), 3), "{out}");
+    assert!(!out.contains('\u{1b}'), "{out}");
+    for arguments in [
+        ["show", "../lock"],
+        ["show", "nothing"],
+        ["drop", "../../x"],
+        ["replay", "a.jsonl"],
+        ["replay", "c.batch"],
+        ["replay", "--all"],
+    ] {
+        let (code, _, err) = spool(&arguments);
+        assert_eq!(
+            (code, err.lines().count()),
+            (Some(1), 1),
+            "{arguments:?}: {err}"
+        );
+    }
+    assert_eq!(spool(&["drop", "c.batch"]).0, Some(0));
+    assert_eq!(spool(&["list"]).1.lines().count(), 2);
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use traffic_api::domain::Clock;
 
@@ -102,10 +102,14 @@ async fn a_full_disk_refuses_and_recovers() {
     app.sql("RENAME TABLE traffic TO away").await;
     let mut acknowledged = fill(&app, at, 0, 16).await;
     assert!(acknowledged > 0);
+    // Not one more, so that the answer is known.
+    acknowledged += fill(&app, at, 2_000_000, 1).await;
     let ready = app.get("/health/ready").await;
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE, "{ready:?}");
+    assert_eq!(ready.body["status"], "unavailable");
     assert_eq!(
-        ready.body["clickhouse"], "up",
-        "the server answers, only the table is gone"
+        ready.body["clickhouse"], "refusing",
+        "it answers, but takes nothing"
     );
 
     // Full is full, also on a second try.
@@ -120,6 +124,17 @@ async fn a_full_disk_refuses_and_recovers() {
     std::fs::write(&ballast, vec![0; 2 << 20]).unwrap_err();
     let stored = app.post(900_000, &view(1, at, "/b")).await;
     assert_eq!(stored.status, StatusCode::CREATED);
+    let request = app.request(Method::POST, "/api/traffic/900002");
+    let asynchronous = request
+        .header("prefer", "respond-async")
+        .json(&view(1, at, "/b"));
+    let answer = asynchronous.send().await.unwrap();
+    assert_eq!(
+        answer.status(),
+        StatusCode::CREATED,
+        "no room on disk, so it is stored"
+    );
+    assert!(answer.headers().get("preference-applied").is_none());
     std::fs::remove_file(&ballast).unwrap();
     app.sql("RENAME TABLE traffic TO away").await;
     assert_eq!(
@@ -127,7 +142,7 @@ async fn a_full_disk_refuses_and_recovers() {
         StatusCode::ACCEPTED
     );
     app.sql("RENAME TABLE away TO traffic").await;
-    until_counted(&app, acknowledged + 2).await;
+    until_counted(&app, acknowledged + 3).await;
     app.stop().await;
     drop(disk);
 }

@@ -440,3 +440,21 @@ async fn batches_that_are_not_taken_hold_up_no_others() {
     .await;
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_spool_directory_is_made_again() {
+    let data = directory("removed-spool");
+    let flag = format!("--data-dir={}", data.display());
+    let (engine, database) = (shared_engine(), fresh_database());
+    let app = TestApp::start_with(&engine, &database, Clock::system(), &[&flag]).await;
+    std::fs::remove_dir_all(data.join("spool")).unwrap();
+    let at = now();
+    app.sql("RENAME TABLE traffic TO away").await;
+    assert_eq!(
+        app.post(1, &view(1, at, "/a")).await.status,
+        StatusCode::ACCEPTED
+    );
+    app.sql("RENAME TABLE away TO traffic").await;
+    until("replayed", async || app.daily(1).await == json!({"/a": 1})).await;
+    app.stop().await;
+}

@@ -95,6 +95,7 @@ impl Spool {
     /// # Errors
     /// [`Error::Full`], [`Error::Io`] or [`Error::Unfit`]: nothing of the batch is kept.
     pub fn put(&self, batch: &Batch, now_ms: u64) -> Result<Name, Error> {
+        self.rooms()?;
         let encoded = format::encode(batch, now_ms).map_err(Error::Unfit)?;
         let size = on_disk(encoded.length());
         let identities = || batch.records.iter().map(|mark| mark.identity);
@@ -183,6 +184,7 @@ impl Spool {
     /// # Errors
     /// [`Error::Io`]: the batch may still be there, or be there again after a crash.
     pub fn reject(&self, name: &Name, reason: &str) -> Result<(), Error> {
+        self.rooms()?;
         let path = self.path(*name);
         let Some(glance) = glance(&path)? else {
             return Ok(());
@@ -211,6 +213,7 @@ impl Spool {
     /// # Errors
     /// [`Error::Full`] or [`Error::Io`]: nothing of them is kept.
     pub fn quarantine(&self, lines: &[String], now_ms: u64) -> Result<String, Error> {
+        self.rooms()?;
         let text: String = lines
             .iter()
             .flat_map(|line| [line.as_str(), "\n"])
@@ -270,6 +273,7 @@ impl Spool {
     /// [`Error::Full`] if not even the smallest batch has room, [`Error::Io`] if the file could not
     /// be written.
     pub fn probe(&self) -> Result<(), Error> {
+        self.rooms()?;
         let name = {
             let mut ledger = self.ledger();
             if !ledger.has_room_for(on_disk(1)) {
@@ -293,6 +297,7 @@ impl Spool {
     /// # Errors
     /// [`Error::Io`]: the old numbers stay.
     pub fn rescan(&self) -> Result<(), Error> {
+        self.rooms()?;
         let _alone = self.changes.write().unwrap_or_else(PoisonError::into_inner);
         let rejected =
             directory::count_rejected(&self.rejected).map_err(Error::io("list", &self.rejected))?;
@@ -314,6 +319,21 @@ impl Spool {
             ledger.replace(found);
         }
         Ok(())
+    }
+
+    /// Makes the directories again where somebody has removed them.
+    fn rooms(&self) -> Result<(), Error> {
+        if self.rejected.is_dir() {
+            return Ok(());
+        }
+        let made = durable::create_directories(&self.rejected);
+        match &made {
+            Ok(()) => {
+                warn!(dir = %self.dir.display(), "the spool's directory was gone, made again")
+            }
+            Err(_) => self.ledger().last_write_failed = true,
+        }
+        made
     }
 
     fn path(&self, name: Name) -> PathBuf {
