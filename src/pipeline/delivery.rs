@@ -167,8 +167,10 @@ impl<S: Sink> Delivery<S> {
             // Their senders hear of the refusal all the same: nothing was promised to them.
             error!(%error, "refused records not written to quarantine");
         }
-        if let Some(failure) = &isolated.interrupted {
-            self.breaker.open(failure);
+        match &isolated.interrupted {
+            Some(failure) => self.breaker.open(failure),
+            // It refuses some records, so it takes batches.
+            None => self.breaker.close(),
         }
         let outcomes = isolated.records.iter().map(|said| match said {
             Some(Ok(())) => Some(Ok(Ack::Stored)),
