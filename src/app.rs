@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -42,6 +42,9 @@ const STOP_ENGINE: Duration = Duration::from_secs(6);
 const RECENT_IDS: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
 /// How many spooled ids are remembered to find their views: about 50 MB.
 const SPOOLED_IDS: usize = 1_000_000;
+/// Batches that are read at once: each may take 8 MiB to decode zstd, beside a line and the blocks
+/// that have their own budget.
+const MAX_BATCHES: usize = 64;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 
@@ -57,7 +60,7 @@ struct Serving {
     stopping: Arc<AtomicBool>,
     delivery: Arc<Delivery<ClickHouse>>,
     http: Task<std::io::Result<()>>,
-    lanes: [Task<()>; 2],
+    lanes: [Task<()>; 3],
     /// Replay and settlement: they may end at any instant.
     background: [JoinHandle<()>; 2],
 }
@@ -154,9 +157,11 @@ async fn serve(
             retention_days: settings.retention_days,
             max_clock_skew_secs: settings.max_clock_skew_secs,
         },
+        max_body_bytes: settings.max_body_bytes as usize,
+        batches: Semaphore::new(MAX_BATCHES),
         stopping: Arc::clone(&stopping),
     };
-    let router = http::router(state, settings.max_body_bytes as usize);
+    let router = http::router(state);
 
     let address = settings.listen_addr;
     let listener = socket
@@ -180,6 +185,7 @@ async fn serve(
         lanes: [
             Task::spawn(|stop| lanes.to_sink.run(stop)),
             Task::spawn(|stop| lanes.to_spool.run(stop)),
+            Task::spawn(|stop| lanes.blocks.run(stop)),
         ],
         background: [
             tokio::spawn(Replay::new(Arc::clone(&delivery)).run()),

@@ -23,9 +23,11 @@ const MAX_UNKNOWN_NAMED: usize = 16;
 /// How much of an unknown field's name is repeated to the client, in characters.
 const MAX_NAME_CHARS: usize = 64;
 
-/// The body of a page view as it came over the wire: `user_id`, `created_at`, `page_url`.
+/// A page view as it came over the wire: `user_id`, `created_at`, `page_url`, and in a batch
+/// `request_id`.
 #[derive(Debug, Default)]
-pub struct PageViewInput<'a> {
+pub(super) struct PageViewInput<'a> {
+    request_id: Scalar<'a>,
     user_id: Scalar<'a>,
     created_at: Scalar<'a>,
     page_url: Scalar<'a>,
@@ -34,15 +36,13 @@ pub struct PageViewInput<'a> {
     unknown_more: usize,
 }
 
-const MAX_USER_ID: i128 = u32::MAX as i128;
-
 /// The fields that had the right JSON type, before the rules.
 #[derive(validator::Validate)]
 #[validate(context = AcceptanceWindow)]
 struct Typed<'a> {
     #[validate(range(
         min = 0_i128,
-        max = MAX_USER_ID,
+        max = 4_294_967_295_i128,
         code = "out_of_range",
         message = "must be from 0 to 4294967295"
     ))]
@@ -66,12 +66,49 @@ impl<'a> PageViewInput<'a> {
     ///
     /// # Errors
     /// All bad, missing, repeated and unknown fields together.
-    pub fn into_view(
-        self,
+    pub(super) fn into_view(
+        mut self,
         request_id: RequestId,
         window: &AcceptanceWindow,
     ) -> Result<PageView, Invalid> {
-        let (change, mut errors) = self.check(window);
+        self.refuse_request_id();
+        self.whole(Some(request_id), Vec::new(), window)
+    }
+
+    /// The same under the request id that it names itself.
+    pub(super) fn into_identified_view(
+        mut self,
+        window: &AcceptanceWindow,
+    ) -> Result<PageView, Invalid> {
+        let mut errors = Vec::new();
+        let request_id = match std::mem::take(&mut self.request_id) {
+            Scalar::Absent => {
+                errors.push(FieldError::new("request_id", "required", "is required"));
+                None
+            }
+            Scalar::Integer(n) => u64::try_from(n).ok().map(RequestId::new),
+            // The numbers of some clients end at 2^53.
+            Scalar::Text(text) => text.parse().ok(),
+            other => {
+                errors.push(other.wrong_type("request_id", "a whole number"));
+                None
+            }
+        };
+        if request_id.is_none() && errors.is_empty() {
+            let detail = "must be from 0 to 18446744073709551615";
+            errors.push(FieldError::new("request_id", "out_of_range", detail));
+        }
+        self.whole(request_id, errors, window)
+    }
+
+    fn whole(
+        self,
+        request_id: Option<RequestId>,
+        mut errors: Vec<FieldError>,
+        window: &AcceptanceWindow,
+    ) -> Result<PageView, Invalid> {
+        let (change, more) = self.check(window);
+        errors.extend(more);
         let PageViewChange {
             user_id,
             created_at,
@@ -86,8 +123,10 @@ impl<'a> PageViewInput<'a> {
                 errors.push(FieldError::new(field, "required", "is required"));
             }
         }
-        match (user_id, created_at, page_url) {
-            (Some(user_id), Some(created_at), Some(page_url)) if errors.is_empty() => {
+        match (request_id, user_id, created_at, page_url) {
+            (Some(request_id), Some(user_id), Some(created_at), Some(page_url))
+                if errors.is_empty() =>
+            {
                 Ok(PageView {
                     request_id,
                     user_id,
@@ -103,7 +142,11 @@ impl<'a> PageViewInput<'a> {
     ///
     /// # Errors
     /// All bad, repeated and unknown fields together.
-    pub fn into_change(self, window: &AcceptanceWindow) -> Result<PageViewChange, Invalid> {
+    pub(super) fn into_change(
+        mut self,
+        window: &AcceptanceWindow,
+    ) -> Result<PageViewChange, Invalid> {
+        self.refuse_request_id();
         let (change, errors) = self.check(window);
         if errors.is_empty() {
             Ok(change)
@@ -185,6 +228,14 @@ impl<'a> PageViewInput<'a> {
         (change, errors)
     }
 
+    /// Where the path says which view it is, the body has no say in it.
+    fn refuse_request_id(&mut self) {
+        if !matches!(self.request_id, Scalar::Absent) {
+            self.repeated.remove("request_id");
+            self.note_unknown("request_id");
+        }
+    }
+
     fn note_unknown(&mut self, name: &str) {
         if self.unknown.len() == MAX_UNKNOWN_NAMED {
             self.unknown_more += 1;
@@ -214,10 +265,11 @@ fn field_errors(broken: &ValidationErrors) -> Vec<FieldError> {
 /// The contract's fields first, in its order, whatever order the checks ran in.
 fn in_contract_order(mut errors: Vec<FieldError>) -> Invalid {
     errors.sort_by_key(|e| match e.field.as_ref() {
-        "user_id" => 0,
-        "created_at" => 1,
-        "page_url" => 2,
-        _ => 3,
+        "request_id" => 0,
+        "user_id" => 1,
+        "created_at" => 2,
+        "page_url" => 3,
+        _ => 4,
     });
     match Invalid::check(errors) {
         Err(invalid) => invalid,
@@ -240,6 +292,7 @@ impl<'de> Deserialize<'de> for PageViewInput<'de> {
                 let mut input = PageViewInput::default();
                 while let Some(name) = map.next_key::<CowStr<'de>>()? {
                     let (field, slot) = match name.0.as_ref() {
+                        "request_id" => ("request_id", &mut input.request_id),
                         "user_id" => ("user_id", &mut input.user_id),
                         "created_at" => ("created_at", &mut input.created_at),
                         "page_url" => ("page_url", &mut input.page_url),
@@ -326,11 +379,7 @@ mod tests {
             named(&[("user_id", "repeated_field")])
         );
         assert_eq!(
-            errors(
-                r#"{"user_id": 1e999, "created_at": "x", "page_url": {}}"#
-                    .replace("1e999", "1.5")
-                    .as_str()
-            ),
+            errors(r#"{"user_id": 1.5, "created_at": "x", "page_url": {}}"#),
             named(&[
                 ("user_id", "wrong_type"),
                 ("created_at", "not_a_time"),

@@ -15,6 +15,7 @@ mod clock;
 mod input;
 mod invalid;
 mod page_view;
+mod reading;
 mod recent_writes;
 mod report;
 mod scalar;
@@ -23,9 +24,9 @@ mod version;
 
 pub use claim::{Claim, ClaimSet, Settlement, erase, highest_version, live, settle, supersede};
 pub use clock::Clock;
-pub use input::PageViewInput;
 pub use invalid::{FieldError, Invalid};
 pub use page_view::{PageView, PageViewChange};
+pub use reading::{Rejection, read_change, read_identified_view, read_view};
 pub use recent_writes::{Conflict, Pending, RecentWrites};
 pub use report::{DailyReport, DailyWindow};
 pub use values::{AcceptanceWindow, CreatedAt, MAX_PAGE_URL_BYTES, PageUrl, RequestId, UserId};

@@ -5,10 +5,8 @@ use std::str::FromStr;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, StatusCode, header, request};
-use serde::Deserialize;
 
 use super::problem::{Kind, Problem};
-use crate::domain::{FieldError, Invalid, PageViewInput};
 
 /// The single id in a path.
 pub(super) struct PathId<T>(pub(super) T);
@@ -60,26 +58,14 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
 }
 
 impl JsonBytes {
-    /// Reads the body as a page view.
-    pub(super) fn page_view(&self) -> Result<PageViewInput<'_>, Problem> {
-        let mut reader = serde_json::Deserializer::from_slice(&self.0);
-        let parsed = PageViewInput::deserialize(&mut reader).and_then(|v| reader.end().map(|()| v));
-        parsed.map_err(|error| match error.classify() {
-            serde_json::error::Category::Data if is_well_formed(&self.0) => Problem::from(
-                Invalid::one(FieldError::new("", "wrong_type", "must be a JSON object")),
-            ),
-            _ => Problem::new(Kind::MalformedJson).with_detail(error.to_string()),
-        })
+    /// The body.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
-/// A value of the wrong type stops the reading, so what follows it is looked at only here.
-fn is_well_formed(body: &[u8]) -> bool {
-    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
-}
-
 /// `application/json` or a `+json` suffix, with or without parameters.
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok())

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::state::AppState;
+use super::state::Shared;
 
 /// Liveness.
 #[derive(Serialize, ToSchema)]
@@ -63,7 +63,7 @@ pub(super) async fn live() -> Json<Liveness> {
             body = Readiness),
         (status = SERVICE_UNAVAILABLE, description = "Views can neither be stored nor spooled",
             body = Readiness)))]
-pub(super) async fn ready(State(state): State<AppState>) -> (StatusCode, Json<Readiness>) {
+pub(super) async fn ready(State(state): State<Shared>) -> (StatusCode, Json<Readiness>) {
     let up = state.clickhouse.ping().await.is_ok();
     // A server may answer and still take no views: a missing table, a full disk.
     let stores = up && !state.delivery.is_down();

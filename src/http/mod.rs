@@ -9,8 +9,12 @@
 //!
 //! Refuses to know: SQL, ClickHouse's client, the engine, configuration sources.
 
+mod batches;
+mod body;
+mod elements;
 mod extract;
 mod health;
+mod intake;
 mod listener;
 mod openapi;
 mod page_views;
@@ -19,6 +23,7 @@ mod reports;
 mod state;
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -38,18 +43,20 @@ use utoipa_axum::routes;
 pub use listener::BoundedListener;
 pub use openapi::document;
 pub use problem::{Kind, Problem};
+use state::Shared;
 pub use state::{Acceptance, AppState};
 
 /// How long a body may pause before it counts as broken off.
 const BODY_PAUSE: Duration = Duration::from_secs(20);
 
-/// All routes, over `state`; a single body may have `max_body_bytes`.
-pub fn router(state: AppState, max_body_bytes: usize) -> Router {
+/// All routes, over `state`.
+pub fn router(state: AppState) -> Router {
+    let max_body_bytes = state.max_body_bytes;
     let (router, document) = api().split_for_parts();
     // Rendered once: a router is copied for every connection.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     router
-        .with_state(state)
+        .with_state(Arc::new(state))
         .route(
             "/openapi.json",
             get(move || serve_document(document.clone())),
@@ -67,7 +74,7 @@ pub fn router(state: AppState, max_body_bytes: usize) -> Router {
 }
 
 /// The documented routes.
-fn api() -> OpenApiRouter<AppState> {
+fn api() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(
             page_views::post,
@@ -76,6 +83,7 @@ fn api() -> OpenApiRouter<AppState> {
             page_views::get,
             page_views::delete
         ))
+        .routes(routes!(batches::post))
         .routes(routes!(reports::daily))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))

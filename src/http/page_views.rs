@@ -10,8 +10,8 @@ use utoipa::ToSchema;
 use super::extract::{JsonBytes, PathId};
 use super::openapi::{Conflict, Malformed, NotFound, Overloaded, Unprocessable, WrongBody};
 use super::problem::{Kind, Problem};
-use super::state::AppState;
-use crate::domain::{Claim, ClaimSet, PageView, RequestId};
+use super::state::{AppState, Shared};
+use crate::domain::{Claim, ClaimSet, PageView, RequestId, read_change, read_view};
 use crate::pipeline::Ack;
 use crate::repository::{Lookup, Removal, Update};
 
@@ -103,11 +103,11 @@ impl PageViewDocument {
 }
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-const RESPOND_ASYNC: &str = "respond-async";
+pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+pub(super) const RESPOND_ASYNC: &str = "respond-async";
 
 /// Whether the client is content with a view that is fsynced but not yet in ClickHouse (RFC 7240).
-fn prefers_async(headers: &HeaderMap) -> bool {
+pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
     headers
         .get_all(PREFER)
         .iter()
@@ -136,12 +136,12 @@ fn prefers_async(headers: &HeaderMap) -> bool {
                 ("preference-applied" = String, description = "`respond-async` where asked for"))),
         Malformed, Conflict, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn post(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     PathId(request_id): PathId<RequestId>,
     headers: HeaderMap,
     body: JsonBytes,
 ) -> Result<Response, Problem> {
-    let view = body.page_view()?.into_view(request_id, &state.window())?;
+    let view = read_view(body.bytes(), request_id, &state.window())?;
     let pending = state
         .recent
         .hold(request_id, &view)
@@ -191,11 +191,11 @@ pub(super) async fn post(
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
         Malformed, NotFound, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn put(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     PathId(request_id): PathId<RequestId>,
     body: JsonBytes,
 ) -> Result<Json<PageViewDocument>, Problem> {
-    let view = body.page_view()?.into_view(request_id, &state.window())?;
+    let view = read_view(body.bytes(), request_id, &state.window())?;
     update(&state, request_id, move |_| view.clone()).await
 }
 
@@ -208,11 +208,11 @@ pub(super) async fn put(
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
         Malformed, NotFound, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn patch(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     PathId(request_id): PathId<RequestId>,
     body: JsonBytes,
 ) -> Result<Json<PageViewDocument>, Problem> {
-    let change = body.page_view()?.into_change(&state.window())?;
+    let change = read_change(body.bytes(), &state.window())?;
     update(&state, request_id, move |view| change.apply(view)).await
 }
 
@@ -240,7 +240,7 @@ async fn update(
         (status = ACCEPTED, description = "The view, not yet in ClickHouse", body = PageViewDocument),
         Malformed, NotFound, Overloaded))]
 pub(super) async fn get(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     PathId(request_id): PathId<RequestId>,
 ) -> Result<(StatusCode, Json<PageViewDocument>), Problem> {
     let (status, claim, place) = match state.page_views.get(request_id).await? {
@@ -258,7 +258,7 @@ pub(super) async fn get(
     params(("request_id" = u64, Path, description = "The view's identity")),
     responses((status = NO_CONTENT, description = "Deleted"), Malformed, NotFound, Overloaded))]
 pub(super) async fn delete(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     PathId(request_id): PathId<RequestId>,
 ) -> Result<StatusCode, Problem> {
     match state.page_views.delete(request_id).await? {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracing::warn;
 use utoipa::ToSchema;
 
-use crate::domain::{FieldError, Invalid};
+use crate::domain::{FieldError, Invalid, Rejection};
 use crate::pipeline::Seldom;
 use crate::{pipeline, repository};
 
@@ -148,13 +148,13 @@ impl Kind {
 pub struct BadField {
     /// The field; empty for the body as a whole.
     #[schema(example = "created_at")]
-    field: String,
+    pub(super) field: String,
     /// A stable code.
     #[schema(example = "in_future")]
-    code: &'static str,
+    pub(super) code: &'static str,
     /// What is wrong, for a person.
     #[schema(example = "is 1 s in the future; the server's time is 2026-01-31T12:00:00Z")]
-    detail: String,
+    pub(super) detail: String,
 }
 
 /// A problem document (RFC 9457, `application/problem+json`).
@@ -216,16 +216,30 @@ impl IntoResponse for Problem {
     }
 }
 
-impl From<Invalid> for Problem {
-    fn from(invalid: Invalid) -> Self {
-        let bad_field = |error: &FieldError| BadField {
+impl From<&FieldError> for BadField {
+    fn from(error: &FieldError) -> Self {
+        Self {
             field: error.field.to_string(),
             code: error.code,
             detail: error.detail.to_string(),
-        };
+        }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
         Self {
-            errors: invalid.errors().iter().map(bad_field).collect(),
+            errors: invalid.errors().iter().map(BadField::from).collect(),
             ..Problem::new(Kind::InvalidPageView)
+        }
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Malformed(reason) => Problem::new(Kind::MalformedJson).with_detail(reason),
+            Rejection::Invalid(invalid) => invalid.into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::extract::PathId;
 use super::openapi::{Malformed, Overloaded};
 use super::problem::Problem;
-use super::state::AppState;
+use super::state::Shared;
 use crate::domain::{DailyReport, DailyWindow, UserId};
 
 /// Views of the last 24 hours by page
@@ -20,7 +20,7 @@ use crate::domain::{DailyReport, DailyWindow, UserId};
         example = json!({"/pricing": 12, "/": 3})),
         Malformed, Overloaded))]
 pub(super) async fn daily(
-    State(state): State<AppState>,
+    State(state): State<Shared>,
     PathId(user_id): PathId<UserId>,
 ) -> Result<Json<DailyReport>, Problem> {
     let window = DailyWindow::ending_at(state.clock.now());

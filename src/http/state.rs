@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Semaphore;
+
 use crate::domain::{AcceptanceWindow, ClaimSet, Clock, RecentWrites, RequestId};
 use crate::pipeline::{Delivery, Writer};
 use crate::repository::{ClickHouse, PageViews, Reports};
@@ -16,8 +18,7 @@ pub struct Acceptance {
     pub max_clock_skew_secs: u32,
 }
 
-/// Shared by all requests; cheap to clone.
-#[derive(Clone)]
+/// What all requests share.
 pub struct AppState {
     /// Where new views go.
     pub writer: Writer<ClaimSet>,
@@ -35,9 +36,16 @@ pub struct AppState {
     pub clock: Clock,
     /// Which times are acceptable.
     pub acceptance: Acceptance,
+    /// The largest body of a single view and the longest line of a batch, in bytes.
+    pub max_body_bytes: usize,
+    /// One permit for each batch that may be read at once.
+    pub batches: Semaphore,
     /// Set while the service stops: not ready any more, though still answering.
     pub stopping: Arc<AtomicBool>,
 }
+
+/// A router clones its state for every request, so it is behind one pointer.
+pub(super) type Shared = Arc<AppState>;
 
 impl AppState {
     pub(super) fn window(&self) -> AcceptanceWindow {

@@ -37,28 +37,49 @@ pub struct Mark {
     pub identity: u64,
 }
 
+/// Records that are being encoded, one behind the other.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    bytes: Vec<u8>,
+    marks: Vec<Mark>,
+}
+
+impl Encoded {
+    pub(super) fn push<R: Record>(&mut self, record: &R) {
+        record.encode(&mut self.bytes);
+        self.marks.push(Mark {
+            // The byte budgets of all lanes are below 4 GiB.
+            end: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
+            rows: u32::try_from(record.rows()).unwrap_or(u32::MAX),
+            identity: record.identity(),
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    /// A batch under a new token; there is at least one record, all of them of the type `R`.
+    pub(super) fn into_batch<R: Record>(self) -> Batch {
+        Batch {
+            stream: R::STREAM,
+            columns: R::COLUMNS.iter().map(|c| (*c).to_owned()).collect(),
+            rows: total_rows(&self.marks),
+            token: Uuid::new_v4(),
+            records: self.marks,
+            bytes: self.bytes.into(),
+        }
+    }
+}
+
 impl Batch {
     /// Encodes `records`, of which there is at least one, under a new token.
     pub fn encode<'a, R: Record>(records: impl IntoIterator<Item = &'a R>) -> Self {
-        let mut bytes = Vec::new();
-        let mut marks = Vec::new();
+        let mut encoded = Encoded::default();
         for record in records {
-            record.encode(&mut bytes);
-            marks.push(Mark {
-                // The byte budget of a lane is below 4 GiB.
-                end: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-                rows: u32::try_from(record.rows()).unwrap_or(u32::MAX),
-                identity: record.identity(),
-            });
+            encoded.push(record);
         }
-        Self {
-            stream: R::STREAM,
-            columns: R::COLUMNS.iter().map(|c| (*c).to_owned()).collect(),
-            rows: total_rows(&marks),
-            token: Uuid::new_v4(),
-            records: marks,
-            bytes: bytes.into(),
-        }
+        encoded.into_batch::<R>()
     }
 
     /// The bytes of one record.

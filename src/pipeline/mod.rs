@@ -19,6 +19,7 @@
 //! what it is called there.
 
 mod batch;
+mod block;
 mod breaker;
 mod delivery;
 mod lane;
@@ -36,6 +37,7 @@ use serde_json::Value;
 use crate::domain::Stream;
 
 pub use batch::{Batch, Mark};
+pub use block::{Block, BlockLane};
 pub use breaker::Breaker;
 pub use delivery::{Delivery, Stats};
 pub use lane::Lane;

@@ -1,0 +1,107 @@
+//! The body of a batch: how its elements are told apart, and how it is decoded while it arrives.
+
+use std::io;
+use std::pin::Pin;
+
+use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
+use async_compression::zstd::DParameter;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, header};
+use futures_util::{Stream, TryStreamExt};
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::elements::Separation;
+use super::extract::is_json;
+use super::problem::{Kind, Problem};
+
+/// How much is decoded at once.
+const DECODED_BYTES: usize = 64 << 10;
+/// The window that a decoder of the content coding must support, and may refuse to exceed: 8 MiB
+/// (<https://www.rfc-editor.org/rfc/rfc9659#section-3>).
+const MAX_ZSTD_WINDOW_LOG: u32 = 23;
+
+/// Media types of one JSON value a line; no registered one exists.
+const LINES: &[&str] = &[
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonlines",
+];
+
+/// The decoded body, piece by piece.
+pub(super) type Chunks = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// A content coding that is understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+/// How the elements are told apart, from `content-type`.
+pub(super) fn separation(headers: &HeaderMap) -> Result<Separation, Problem> {
+    if is_json(headers) {
+        return Ok(Separation::Array);
+    }
+    let value = headers.get(header::CONTENT_TYPE);
+    let essence = value
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default()
+        .trim();
+    if LINES.iter().any(|line| essence.eq_ignore_ascii_case(line)) {
+        return Ok(Separation::Lines);
+    }
+    Err(Problem::new(Kind::UnsupportedMediaType).with_detail(
+        "send the header content-type: application/x-ndjson for lines, or application/json for an array",
+    ))
+}
+
+/// The coding, from `content-encoding`.
+pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let coding = codings
+        .next()
+        .map_or(&b"identity"[..], |value| value.as_bytes());
+    let known = [
+        ("identity", Encoding::Identity),
+        ("gzip", Encoding::Gzip),
+        ("x-gzip", Encoding::Gzip),
+        ("zstd", Encoding::Zstd),
+    ];
+    let named = |name: &str| coding.trim_ascii().eq_ignore_ascii_case(name.as_bytes());
+    match known.iter().find(|(name, _)| named(name)) {
+        Some((_, encoding)) if codings.next().is_none() => Ok(*encoding),
+        _ => Err(Problem::new(Kind::UnsupportedMediaType)
+            .with_detail("content-encoding may be gzip or zstd, once")),
+    }
+}
+
+/// The pieces of `body`, decoded.
+pub(super) fn chunks(body: Body, encoding: Encoding) -> Chunks {
+    let encoded = body
+        .into_data_stream()
+        .map_err(|error| io::Error::new(io::ErrorKind::ConnectionAborted, error));
+    match encoding {
+        Encoding::Identity => Box::pin(encoded),
+        Encoding::Gzip => {
+            let mut decoder = GzipDecoder::new(StreamReader::new(encoded));
+            decoder.multiple_members(true);
+            Box::pin(ReaderStream::with_capacity(decoder, DECODED_BYTES))
+        }
+        Encoding::Zstd => {
+            let limits = [DParameter::window_log_max(MAX_ZSTD_WINDOW_LOG)];
+            let mut decoder = ZstdDecoder::with_params(StreamReader::new(encoded), &limits);
+            decoder.multiple_members(true);
+            Box::pin(ReaderStream::with_capacity(decoder, DECODED_BYTES))
+        }
+    }
+}
+
+/// What to tell the client when the body does not fit its `content-encoding`; nothing when the
+/// connection is to blame.
+pub(super) fn undecodable(error: &io::Error) -> Option<&'static str> {
+    (error.kind() != io::ErrorKind::ConnectionAborted)
+        .then_some("from here on the body does not fit its content-encoding")
+}

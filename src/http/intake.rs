@@ -1,0 +1,243 @@
+//! What one batch has brought so far: views that gather in a block, a block that is on its way, and
+//! the receipt.
+//!
+//! One block is on its way at most, while the next one gathers: parsing and ClickHouse work at the
+//! same time, and a client that sends faster than ClickHouse takes is slowed down by its connection.
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::batches::{BatchReceipt, malformed};
+use super::elements::Element;
+use super::problem::{BadField, Problem};
+use super::state::AppState;
+use crate::domain::{
+    AcceptanceWindow, Claim, ClaimSet, Pending, Rejection, RequestId, read_identified_view,
+};
+use crate::pipeline::{self, Ack, Block};
+
+/// The state of one batch.
+pub(super) struct Intake<'a> {
+    state: &'a AppState,
+    to_spool: bool,
+    window: AcceptanceWindow,
+    gathering: Option<Gathering>,
+    on_its_way: Option<OnItsWay>,
+    receipt: BatchReceipt,
+    is_broken: bool,
+}
+
+struct Gathering {
+    block: Block<ClaimSet>,
+    lines: Vec<Line>,
+    since: Instant,
+}
+
+/// A view in a block.
+struct Line {
+    number: u64,
+    pending: Pending<RequestId>,
+}
+
+struct OnItsWay {
+    outcomes: JoinHandle<Vec<Result<Ack, pipeline::Error>>>,
+    lines: Vec<Line>,
+}
+
+/// A view for which the block has no room.
+pub(super) struct Left {
+    claims: ClaimSet,
+    pending: Pending<RequestId>,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(state: &'a AppState, to_spool: bool) -> Self {
+        Self {
+            state,
+            to_spool,
+            window: state.window(),
+            gathering: None,
+            on_its_way: None,
+            receipt: BatchReceipt::default(),
+            is_broken: false,
+        }
+    }
+
+    /// When the oldest view that is not yet sent off arrived.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.gathering.as_ref().map(|gathering| gathering.since)
+    }
+
+    /// Whether the rest of the body can't be cut into elements.
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Judges one element; what is good and finds no room is given back.
+    ///
+    /// # Errors
+    /// A body that is broken from its beginning.
+    pub(super) fn take(
+        &mut self,
+        number: u64,
+        element: Element<'_>,
+    ) -> Result<Option<Left>, Problem> {
+        let line = match element {
+            Element::Whole(line) => line,
+            Element::TooLong => {
+                let detail = format!("must be at most {} bytes", self.state.max_body_bytes);
+                self.reject(number, "too_long", detail);
+                return Ok(None);
+            }
+            Element::Broken(reason) if number == 1 => return Err(malformed(reason)),
+            Element::Broken(reason) => {
+                self.is_broken = true;
+                self.reject(number, "malformed_json", reason);
+                return Ok(None);
+            }
+        };
+        let view = match read_identified_view(line, &self.window) {
+            Ok(view) => view,
+            Err(Rejection::Malformed(reason)) => {
+                self.reject(number, "malformed_json", reason);
+                return Ok(None);
+            }
+            Err(Rejection::Invalid(invalid)) => {
+                let errors = || invalid.errors().iter().map(BadField::from).collect();
+                self.receipt.reject(number, errors);
+                return Ok(None);
+            }
+        };
+        let Ok(pending) = self.state.recent.hold(view.request_id, &view) else {
+            self.receipt.reject(number, || {
+                vec![BadField {
+                    field: "request_id".to_owned(),
+                    code: "conflict",
+                    detail: "another page view is known under this request_id".to_owned(),
+                }]
+            });
+            return Ok(None);
+        };
+        let claims = ClaimSet::One(Claim::first(view));
+        let Some(gathering) = &mut self.gathering else {
+            return Ok(Some(Left { claims, pending }));
+        };
+        match gathering.block.push(claims) {
+            Ok(()) => {
+                gathering.lines.push(Line { number, pending });
+                Ok(None)
+            }
+            Err(claims) => Ok(Some(Left { claims, pending })),
+        }
+    }
+
+    fn reject(&mut self, number: u64, code: &'static str, detail: impl Into<String>) {
+        self.receipt.reject(number, || {
+            vec![BadField {
+                field: String::new(),
+                code,
+                detail: detail.into(),
+            }]
+        });
+    }
+
+    /// Sends the gathered views off and opens a block for `left` and those to come.
+    ///
+    /// # Errors
+    /// When views of an earlier block are neither in ClickHouse nor on disk.
+    pub(super) async fn send_off_and_take(
+        &mut self,
+        number: u64,
+        left: Left,
+    ) -> Result<(), Problem> {
+        self.send_off().await?;
+        let mut block = self.state.writer.open_block().await;
+        // An empty block has room for any view.
+        if block.push(left.claims).is_err() {
+            left.pending.release();
+            self.reject(number, "too_long", "is larger than a block");
+            return Ok(());
+        }
+        self.gathering = Some(Gathering {
+            block,
+            lines: vec![Line {
+                number,
+                pending: left.pending,
+            }],
+            since: Instant::now(),
+        });
+        // Time passes while a long batch arrives.
+        self.window = self.state.window();
+        Ok(())
+    }
+
+    /// Sends the gathered views off, once the block before them has its outcome.
+    ///
+    /// # Errors
+    /// As for [`Intake::send_off_and_take`].
+    pub(super) async fn send_off(&mut self) -> Result<(), Problem> {
+        let Some(Gathering { block, lines, .. }) = self.gathering.take() else {
+            return Ok(());
+        };
+        self.settle().await?;
+        let (writer, to_spool) = (self.state.writer.clone(), self.to_spool);
+        // Goes on when the client goes away.
+        let outcomes = tokio::spawn(async move {
+            if to_spool {
+                writer.write_block_to_spool(block).await
+            } else {
+                writer.write_block(block).await
+            }
+        });
+        self.on_its_way = Some(OnItsWay { outcomes, lines });
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<(), Problem> {
+        let Some(OnItsWay { outcomes, lines }) = self.on_its_way.take() else {
+            return Ok(());
+        };
+        // A delivery that panicked has promised nothing.
+        let outcomes = outcomes
+            .await
+            .unwrap_or_else(|_| vec![Err(pipeline::Error::Unavailable); lines.len()]);
+        let mut failed = None;
+        for (line, outcome) in lines.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(Ack::Stored) => self.receipt.stored += 1,
+                Ok(Ack::Spooled) => self.receipt.spooled += 1,
+                Err(error) => {
+                    line.pending.release();
+                    if error == pipeline::Error::Refused {
+                        self.reject(
+                            line.number,
+                            "refused_by_store",
+                            "the store refuses this view",
+                        );
+                    } else {
+                        failed = Some(error);
+                    }
+                }
+            }
+        }
+        self.receipt.accepted = self.receipt.stored + self.receipt.spooled;
+        match failed {
+            None => Ok(()),
+            Some(error) => Err(Problem::from(error).with_detail(format!(
+                "{} lines were taken in before; sending the whole batch again is safe",
+                self.receipt.accepted
+            ))),
+        }
+    }
+
+    /// Waits for what is on its way.
+    ///
+    /// # Errors
+    /// As for [`Intake::send_off_and_take`].
+    pub(super) async fn finish(mut self) -> Result<BatchReceipt, Problem> {
+        self.send_off().await?;
+        self.settle().await?;
+        self.receipt.rejected.sort_by_key(|rejected| rejected.line);
+        Ok(self.receipt)
+    }
+}
