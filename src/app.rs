@@ -125,7 +125,7 @@ async fn serve(
         buffer_bytes: settings.ingest_buffer_bytes,
         grouping: Grouping {
             max_batch_records: settings.ingest_max_batch_rows as usize,
-            min_interval: Duration::from_millis(settings.ingest_min_interval_ms.into()),
+            min_interval: min_interval(settings),
             inserts_in_flight: settings.ingest_inserts_in_flight as usize,
         },
     };
@@ -332,6 +332,17 @@ async fn start_engine(settings: &Settings) -> Result<Engine> {
         cache_dir,
     });
     Ok(engine.await?)
+}
+
+/// Each replicated insert costs Keeper several writes; about ten inserts a second are well within
+/// what it takes.
+fn min_interval(settings: &Settings) -> Duration {
+    let default = match settings.clickhouse_cluster {
+        Some(_) => Duration::from_millis(100),
+        None => Duration::ZERO,
+    };
+    let chosen = settings.ingest_min_interval_ms;
+    chosen.map_or(default, |ms| Duration::from_millis(ms.into()))
 }
 
 fn user(settings: &Settings) -> String {

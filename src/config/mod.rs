@@ -170,10 +170,11 @@ pub struct Settings {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub ingest_max_batch_rows: u32,
 
-    /// The least time between the starts of two inserts, in milliseconds: 0 to 10000
-    #[arg(long, env, global = true, value_name = "MS", default_value_t = 0)]
+    /// The least time between the starts of two inserts, in milliseconds: 0 to 10000; unset: 0, with
+    /// CLICKHOUSE_CLUSTER 100
+    #[arg(long, env, global = true, value_name = "MS")]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=10_000))]
-    pub ingest_min_interval_ms: u32,
+    pub ingest_min_interval_ms: Option<u32>,
 
     /// Inserts under way at once: 1 to 64
     #[arg(long, env, global = true, value_name = "NUMBER", default_value_t = 1)]
@@ -190,7 +191,7 @@ pub struct Settings {
     #[arg(action = clap::ArgAction::Set)]
     pub clickhouse_fsync: bool,
 
-    /// The largest body of a single view, in bytes: 16384 to 1073741824; beyond that 413
+    /// The largest body of a single view and line of a batch, in bytes: 16384 to 1073741824; beyond that 413
     #[arg(
         long,
         env,

@@ -74,7 +74,7 @@ pub(super) enum WrongBody {
         description = "The body is too large")]
     TooLarge(Problem),
     #[response(status = UNSUPPORTED_MEDIA_TYPE, content_type = "application/problem+json",
-        description = "The body is not declared as JSON")]
+        description = "The body is of a type or coding that this path does not take")]
     NotJson(Problem),
 }
 

@@ -31,7 +31,7 @@ pub enum Kind {
     RequestIdConflict,
     /// The body is larger than the service accepts.
     BodyTooLarge,
-    /// The body is not declared as JSON.
+    /// The body is declared as something that this path does not take.
     UnsupportedMediaType,
     /// Fields are missing, unknown or out of range.
     InvalidPageView,
@@ -122,7 +122,7 @@ impl Kind {
             Kind::MethodNotAllowed => "This path does not support the method",
             Kind::RequestIdConflict => "Another page view is known under this request_id",
             Kind::BodyTooLarge => "The body is too large",
-            Kind::UnsupportedMediaType => "The body must be application/json",
+            Kind::UnsupportedMediaType => "The type or coding of the body is not supported",
             Kind::InvalidPageView => "The page view is not valid",
             Kind::RefusedByStore => "The store refuses this page view",
             Kind::BufferFull => "The service is busy; nothing was kept, try again",
