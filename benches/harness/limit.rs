@@ -1,0 +1,163 @@
+//! Servers that store nothing, as processes of their own: what the rest is measured against.
+//!
+//! [`Limit::Service`] has the service's own routes, served as the service serves them, over a sink
+//! that says "stored" at once: what HTTP, parsing, validation, admission and group commit cost
+//! without a database. [`Limit::Bare`] is the smallest axum server that answers a POST.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use traffic_api::config::LogFormat;
+use traffic_api::domain::{Clock, RecentWrites, VersionSource};
+use traffic_api::http::{self, Acceptance, AppState, BoundedListener};
+use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
+use traffic_api::repository::{ClickHouse, PageViews, Reports, Schema};
+use traffic_api::telemetry;
+
+use super::support::service::Service;
+
+/// Says which limit the process is, if any.
+const ROLE: &str = "TRAFFIC_API_BENCH_ROLE";
+const DATA_DIR: &str = "DATA_DIR";
+
+/// A server that stores nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    Service,
+    Bare,
+}
+
+impl Limit {
+    const fn name(self) -> &'static str {
+        match self {
+            Limit::Service => "service",
+            Limit::Bare => "bare",
+        }
+    }
+
+    /// Starts it with its empty spool in `data_dir`.
+    pub fn start(self, data_dir: &Path) -> Service {
+        std::fs::create_dir_all(data_dir).expect("a directory");
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command
+            .env(ROLE, self.name())
+            .env(DATA_DIR, data_dir)
+            // Ends with this process, whatever ends it.
+            .stdin(Stdio::piped());
+        Service::spawn(command)
+    }
+}
+
+/// In a process that [`Limit::start`] has started: serves, and never returns.
+pub fn serve_if_asked() {
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
+    telemetry::init("info", LogFormat::Text);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
+        let address = listener.local_addr().expect("an address");
+        let listener = BoundedListener::new(listener, 8192);
+        let router = if role == Limit::Bare.name() {
+            let path = "/api/traffic/{request_id}";
+            let post = async |_body: Bytes| StatusCode::CREATED;
+            axum::Router::new().route(path, axum::routing::post(post))
+        } else {
+            let directory = std::env::var_os(DATA_DIR).expect("a directory");
+            router(Path::new(&directory))
+        };
+        println!("the limit is ready at http://{address} and not meant for a look in a browser");
+        axum::serve(listener, router.into_make_service())
+            .await
+            .expect("serving");
+    });
+    std::process::exit(0);
+}
+
+/// Confirms everything, keeps nothing.
+struct Nothing;
+
+impl Sink for Nothing {
+    async fn write(&self, _batch: &Batch) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn ping(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn readable(&self, _batch: &Batch) -> Vec<Value> {
+        Vec::new()
+    }
+}
+
+/// The service's routes over [`Nothing`]. Whatever a POST does not use leads nowhere.
+fn router(data_dir: &Path) -> axum::Router {
+    let schema = Schema {
+        database: "nowhere".to_owned(),
+        cluster: None,
+        retention_days: 90,
+        fsync: false,
+    };
+    let clickhouse = ClickHouse::new(Arc::new(|| None), schema);
+    let (spool, _) = Spool::open(&data_dir.join("spool"), 1 << 30, 1_000_000).expect("a spool");
+    let spool = Arc::new(spool);
+    let limits = Limits {
+        buffer_bytes: 64 << 20,
+        grouping: Grouping {
+            max_batch_records: 50_000,
+            min_interval: Duration::ZERO,
+            inserts_in_flight: 1,
+        },
+    };
+    let delivery = Arc::new(Delivery::new(Arc::new(Nothing), Arc::clone(&spool)));
+    let (writer, lanes) = pipeline::open(&delivery, limits);
+    for lane in [lanes.to_sink, lanes.to_spool] {
+        tokio::spawn(async move {
+            let (_running, stop) = tokio::sync::oneshot::channel();
+            lane.run(stop).await;
+        });
+    }
+    let clock = Clock::system();
+    let (page_views, _) = PageViews::new(
+        clickhouse.clone(),
+        writer.clone(),
+        Arc::clone(&spool),
+        VersionSource::new(0),
+        clock.clone(),
+    );
+    let state = AppState {
+        writer,
+        page_views,
+        reports: Reports::new(clickhouse.clone()),
+        delivery: Arc::new(Delivery::new(Arc::new(clickhouse.clone()), spool)),
+        clickhouse,
+        recent: RecentWrites::new(std::num::NonZeroUsize::new(200_000).expect("not zero")),
+        clock,
+        acceptance: Acceptance {
+            retention_days: 90,
+            max_clock_skew_secs: 0,
+        },
+        max_body_bytes: 65_536,
+        batches: Semaphore::new(1),
+        stopping: Arc::new(AtomicBool::new(false)),
+    };
+    http::router(state)
+}

@@ -1,0 +1,111 @@
+//! The requests that the benchmarks send.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use super::load::{Load, Outcome};
+use super::stack::Stack;
+use super::views::{COLUMNS, Population, Views};
+
+/// Single POSTs of views that are all different, with `headers` (each ending in CRLF) beside the
+/// usual ones.
+pub fn posts(load: Load, population: Population, headers: &str) -> Outcome {
+    let mut views = Views::of(population);
+    let mut body = Vec::new();
+    load.run(|request| {
+        let view = views.next();
+        body.clear();
+        view.body(&mut body);
+        let (id, length) = (view.request_id, body.len());
+        write!(
+            request,
+            "POST /api/traffic/{id} HTTP/1.1\r\nhost: bench\r\n\
+             content-type: application/json\r\n{headers}content-length: {length}\r\n\r\n"
+        )
+        .expect("memory");
+        request.extend_from_slice(&body);
+        &[]
+    })
+}
+
+/// The same views as one INSERT each, straight to ClickHouse.
+pub fn inserts(load: Load, population: Population, stack: &Stack, database: &str) -> Outcome {
+    let sql = format!("INSERT INTO traffic ({COLUMNS}) FORMAT RowBinary");
+    let head = stack.head(database, &sql, "&async_insert=0");
+    let mut views = Views::of(population);
+    let mut row = Vec::new();
+    load.run(|request| {
+        row.clear();
+        views.next().row(&mut row);
+        request.extend_from_slice(head.as_bytes());
+        write!(request, "{}\r\n\r\n", row.len()).expect("memory");
+        request.extend_from_slice(&row);
+        &[]
+    })
+}
+
+/// The reports of `users`, in turn.
+pub fn reports(load: Load, users: &[u32]) -> Outcome {
+    let mut users = users.iter().cycle();
+    load.run(|request| {
+        let user = users.next().copied().unwrap_or_default();
+        write!(
+            request,
+            "GET /api/traffic/daily/{user} HTTP/1.1\r\nhost: bench\r\n\r\n"
+        )
+        .expect("memory");
+        &[]
+    })
+}
+
+/// Sends prepared requests in turn: a head, and a body that is not copied.
+pub fn prepared(load: Load, requests: &[(Vec<u8>, Vec<u8>)]) -> Outcome {
+    let mut turn = requests.iter().cycle();
+    load.run(|request| match turn.next() {
+        Some((head, body)) => {
+            request.extend_from_slice(head);
+            body.as_slice()
+        }
+        None => &[],
+    })
+}
+
+/// A POST of `body` to the service, in the form of [`prepared`].
+pub fn post(path: &str, headers: &str, body: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    let length = body.len();
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-length: {length}\r\n\r\n");
+    (head.into_bytes(), body)
+}
+
+/// A POST of `body` to ClickHouse, in the form of [`prepared`].
+pub fn query(
+    stack: &Stack,
+    database: &str,
+    sql: &str,
+    settings: &str,
+    body: Vec<u8>,
+) -> (Vec<u8>, Vec<u8>) {
+    let head = format!(
+        "{}{}\r\n\r\n",
+        stack.head(database, sql, settings),
+        body.len()
+    );
+    (head.into_bytes(), body)
+}
+
+/// A closed loop.
+pub fn closed(
+    address: SocketAddr,
+    connections: usize,
+    expected_status: u16,
+    amount: super::load::Amount,
+) -> Load {
+    Load {
+        address,
+        connections,
+        expected_status,
+        pace: super::load::Pace::Closed,
+        amount,
+    }
+}
