@@ -9,7 +9,7 @@ use std::hint::black_box;
 use axum::response::IntoResponse;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use traffic_api::domain::{
-    AcceptanceWindow, Claim, ClaimSet, Clock, PageView, PageViewInput, RequestId,
+    AcceptanceWindow, Claim, ClaimSet, Clock, PageView, RequestId, read_identified_view, read_view,
 };
 use traffic_api::http::{Kind, Problem};
 use traffic_api::pipeline::{Batch, Record};
@@ -22,17 +22,15 @@ fn body() -> String {
 }
 
 fn view(body: &str, id: u64, window: &AcceptanceWindow) -> PageView {
-    let input: PageViewInput<'_> = serde_json::from_str(body).expect("well-formed");
-    input
-        .into_view(RequestId::new(id), window)
-        .expect("a valid view")
+    read_view(body.as_bytes(), RequestId::new(id), window).expect("a valid view")
 }
 
 fn parts(c: &mut Criterion) {
     let body = body();
     let window = AcceptanceWindow::new(Clock::system().now(), 90, 60);
-    c.bench_function("parse a view", |b| {
-        b.iter(|| serde_json::from_str::<PageViewInput<'_>>(black_box(&body)).expect("JSON"));
+    let line = body.replacen('{', r#"{"request_id":18446744073709551615,"#, 1);
+    c.bench_function("parse and validate a line of a batch", |b| {
+        b.iter(|| read_identified_view(black_box(line.as_bytes()), &window).expect("a valid view"));
     });
     c.bench_function("parse and validate a view", |b| {
         b.iter(|| view(black_box(&body), 1, &window));
@@ -40,9 +38,8 @@ fn parts(c: &mut Criterion) {
     c.bench_function("refuse a view with three bad fields", |b| {
         let bad = r#"{"user_id":-1,"created_at":"soon","page_url":""}"#;
         b.iter(|| {
-            let input: PageViewInput<'_> = serde_json::from_str(black_box(bad)).expect("JSON");
-            let invalid = input.into_view(RequestId::new(1), &window);
-            Problem::from(invalid.expect_err("not valid")).into_response()
+            let refused = read_view(black_box(bad.as_bytes()), RequestId::new(1), &window);
+            Problem::from(refused.expect_err("not valid")).into_response()
         });
     });
     c.bench_function("render a problem", |b| {

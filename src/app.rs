@@ -1,11 +1,14 @@
 //! The composition root: the only place that knows everyone.
 //!
-//! Start: bind the address -> open the spool -> start the engine -> migrate -> open the lanes and the
-//! replay -> serve.
+//! Start: bind the address -> open the spool -> start the engine -> migrate -> open the lanes, the
+//! replay and the sealer -> serve.
 //!
 //! Stop: not ready, and no more waiting for ClickHouse beyond a limit -> stop accepting, finish the
 //! requests in flight -> drain the lanes, into the spool what ClickHouse does not take -> stop the
 //! engine. Each step has a deadline; together they stay within 25 seconds.
+
+mod seal;
+mod store;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -27,7 +30,10 @@ use crate::domain::{ClaimSet, Clock, RecentWrites, VersionSource};
 use crate::engine::{self, Engine};
 use crate::http::{self, Acceptance, AppState, BoundedListener};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
-use crate::repository::{self, ClickHouse, Connection, Locate, PageViews, Reports, Schema};
+use crate::repository::{self, ClickHouse, PageViews, Reports, Sealer, SealerStats};
+
+pub use seal::seal;
+use store::{clickhouse, plan, reports_from, seals, user};
 
 /// How long ClickHouse may still take for what was sent to it; after that it goes to the spool.
 const LAST_INSERTS: Duration = Duration::from_secs(4);
@@ -61,8 +67,9 @@ struct Serving {
     delivery: Arc<Delivery<ClickHouse>>,
     http: Task<std::io::Result<()>>,
     lanes: [Task<()>; 3],
-    /// Replay and settlement: they may end at any instant.
-    background: [JoinHandle<()>; 2],
+    /// Replay, settlement and the sealer: they may end at any instant.
+    background: Vec<JoinHandle<()>>,
+    sealer: Arc<Sealer>,
 }
 
 /// A task that is told to stop and then waited for.
@@ -144,12 +151,14 @@ async fn serve(
         VersionSource::new(node),
         clock.clone(),
     );
+    let sealer = Sealer::new(seals(settings, &clickhouse));
     let stopping = Arc::new(AtomicBool::new(false));
     let state = AppState {
         writer,
         page_views,
-        reports: Reports::new(reports_from(settings, &clickhouse)),
+        reports: Reports::new(reports_from(settings, &clickhouse), plan(settings)),
         delivery: Arc::clone(&delivery),
+        sealer: Arc::clone(&sealer),
         clickhouse,
         recent: RecentWrites::new(RECENT_IDS),
         clock,
@@ -178,6 +187,13 @@ async fn serve(
             .with_graceful_shutdown(stopped)
             .into_future()
     });
+    let mut background = vec![
+        tokio::spawn(Replay::new(Arc::clone(&delivery)).run()),
+        tokio::spawn(unfinished.run()),
+    ];
+    if settings.sealer {
+        background.push(tokio::spawn(Arc::clone(&sealer).run()));
+    }
     Ok(Serving {
         address,
         stopping,
@@ -187,10 +203,8 @@ async fn serve(
             Task::spawn(|stop| lanes.to_spool.run(stop)),
             Task::spawn(|stop| lanes.blocks.run(stop)),
         ],
-        background: [
-            tokio::spawn(Replay::new(Arc::clone(&delivery)).run()),
-            tokio::spawn(unfinished.run()),
-        ],
+        background,
+        sealer,
         delivery,
     })
 }
@@ -204,6 +218,11 @@ impl App {
     /// What has been written so far.
     pub fn stats(&self) -> Stats {
         self.serving.delivery.stats()
+    }
+
+    /// What has been sealed so far.
+    pub fn sealer_stats(&self) -> SealerStats {
+        self.serving.sealer.stats()
     }
 
     /// Waits until nobody supervises the engine any more, which only a defect can bring about.
@@ -220,8 +239,10 @@ impl App {
             mut http,
             lanes,
             background,
+            sealer,
             ..
         } = self.serving;
+        drop(sealer);
         stopping.store(true, Ordering::Relaxed);
         delivery.hurry(LAST_INSERTS);
 
@@ -343,42 +364,6 @@ fn min_interval(settings: &Settings) -> Duration {
     };
     let chosen = settings.ingest_min_interval_ms;
     chosen.map_or(default, |ms| Duration::from_millis(ms.into()))
-}
-
-fn user(settings: &Settings) -> String {
-    let named = settings.clickhouse_user.clone();
-    named.unwrap_or_else(|| "default".to_owned())
-}
-
-fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
-    let endpoint = engine.endpoint();
-    let locate: Locate = Arc::new(move || {
-        endpoint.borrow().as_ref().map(|endpoint| Connection {
-            url: endpoint.url.clone(),
-            user: endpoint.user.clone(),
-            password: endpoint.password.clone(),
-        })
-    });
-    let schema = Schema {
-        database: settings.clickhouse_database.clone(),
-        cluster: settings.clickhouse_cluster.clone(),
-        retention_days: settings.retention_days,
-        fsync: settings.clickhouse_fsync,
-    };
-    ClickHouse::new(locate, schema)
-}
-
-/// Reports may come from a replica; single views never do, because an update must see all claims.
-fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
-    let Some(url) = settings.clickhouse_read_url.clone() else {
-        return clickhouse.clone();
-    };
-    let connection = Connection {
-        url,
-        user: user(settings),
-        password: settings.clickhouse_password.clone().unwrap_or_default(),
-    };
-    clickhouse.at(Arc::new(move || Some(connection.clone())))
 }
 
 async fn prepare(clickhouse: &ClickHouse, settings: &Settings) -> Result<repository::Outcome> {

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => run(&cli.settings, serve(&cli.settings)),
         Command::Migrate => run(&cli.settings, migrate(&cli.settings)),
+        Command::Seal { from, to } => run(&cli.settings, app::seal(&cli.settings, from, to, say)),
         Command::Spool(command) => operator::spool(&app::spool_dir(&cli.settings), command, say),
     };
     match outcome {

@@ -20,7 +20,7 @@ use traffic_api::config::LogFormat;
 use traffic_api::domain::{Clock, RecentWrites, VersionSource};
 use traffic_api::http::{self, Acceptance, AppState, BoundedListener};
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
-use traffic_api::repository::{ClickHouse, PageViews, Reports, Schema};
+use traffic_api::repository::{ClickHouse, PageViews, Plan, Reports, Schema, Sealer, Seals};
 use traffic_api::telemetry;
 
 use super::support::service::Service;
@@ -146,7 +146,8 @@ fn router(data_dir: &Path) -> axum::Router {
     let state = AppState {
         writer,
         page_views,
-        reports: Reports::new(clickhouse.clone()),
+        reports: Reports::new(clickhouse.clone(), Plan::Claims),
+        sealer: Sealer::new(Seals::new(clickhouse.clone(), Duration::from_secs(3600))),
         delivery: Arc::new(Delivery::new(Arc::new(clickhouse.clone()), spool)),
         clickhouse,
         recent: RecentWrites::new(std::num::NonZeroUsize::new(200_000).expect("not zero")),

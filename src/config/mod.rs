@@ -3,6 +3,7 @@
 //! Purpose: every setting with its default and its range in one place; a wrong one stops the start
 //! with one line that names it. Refuses to know: what the settings are used for.
 
+mod choices;
 mod refusal;
 mod values;
 
@@ -10,11 +11,13 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use choices::{LogFormat, ReportPlan};
 pub use refusal::Refusal;
-use values::{address, database, http_url, identifier, log_level};
+use values::{address, database, http_url, identifier, log_level, time};
 
 /// Takes in page views over HTTP, stores them in ClickHouse, answers exact per-user daily reports.
 #[derive(Parser)]
@@ -35,6 +38,15 @@ pub enum Command {
     Serve,
     /// Bring the database's schema up to date, then exit
     Migrate,
+    /// Count hours into the pre-aggregate again; the service does so by itself
+    Seal {
+        /// The first hour, such as 2026-11-21T09:00:00Z
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        from: DateTime<Utc>,
+        /// The end, itself not counted
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        to: DateTime<Utc>,
+    },
     /// Look at what waits for ClickHouse, and at what was rejected
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -64,15 +76,6 @@ pub enum SpoolCommand {
         /// The file's name, as listed
         name: String,
     },
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For a person.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// Everything that can be configured. Each flag `--some-name` is also the variable `SOME_NAME`.
@@ -191,6 +194,26 @@ pub struct Settings {
     #[arg(action = clap::ArgAction::Set)]
     pub clickhouse_fsync: bool,
 
+    /// Where reports are read from: the counts are the same, the costs differ
+    #[arg(long, env, global = true, value_name = "PLAN", default_value = "auto")]
+    pub report_plan: ReportPlan,
+
+    /// Keep the pre-aggregate up to date from this instance; one of several is enough
+    #[arg(long, env, global = true, value_name = "BOOL", default_value_t = true)]
+    #[arg(action = clap::ArgAction::Set)]
+    pub sealer: bool,
+
+    /// How long after its end an hour is counted into the pre-aggregate, in seconds: 2400 to 604800
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "SECONDS",
+        default_value_t = 3600
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(2400..=604_800))]
+    pub seal_delay_secs: u32,
+
     /// The largest body of a single view and line of a batch, in bytes: 16384 to 1073741824; beyond that 413
     #[arg(
         long,
@@ -254,7 +277,30 @@ impl Cli {
         command
             .try_get_matches_from(arguments)
             .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(Refusal::from)
+            .map_err(Refusal::from)?
+            .checked()
+    }
+
+    /// What no single value tells.
+    fn checked(self) -> Result<Self, Refusal> {
+        let settings = &self.settings;
+        // Seals may reach a replica of another kind before the counts that they stand for.
+        if settings.report_plan == ReportPlan::View
+            && settings.clickhouse_read_url.is_some()
+            && settings.clickhouse_cluster.is_none()
+        {
+            return Err(Refusal::Wrong(
+                "REPORT_PLAN (--report-plan): view can't be read from CLICKHOUSE_READ_URL without \
+                 CLICKHOUSE_CLUSTER"
+                    .to_owned(),
+            ));
+        }
+        if let Some(Command::Seal { from, to }) = &self.command
+            && from >= to
+        {
+            return Err(Refusal::Wrong("--from must be before --to".to_owned()));
+        }
+        Ok(self)
     }
 }
 
@@ -290,6 +336,10 @@ mod tests {
             ),
             (["--clickhouse-user", "me"], "need CLICKHOUSE_URL"),
             (["--log-level", "loud"], "LOG_LEVEL"),
+            (["--report-plan", "fast"], "REPORT_PLAN"),
+            (["--sealer", "maybe"], "SEALER"),
+            // Below, rows could come after the count and leave no mark.
+            (["--seal-delay-secs", "2399"], "SEAL_DELAY_SECS"),
             (["--log-format", "xml"], "LOG_FORMAT"),
             (["--log-level", "info,=x=y"], "LOG_LEVEL"),
             (["--no-such", "x"], "--no-such"),
@@ -316,6 +366,24 @@ mod tests {
                 Some(url.trim_end_matches('/'))
             );
         }
+    }
+
+    #[test]
+    fn values_that_contradict_each_other_are_refused() {
+        let replica = [
+            "--clickhouse-url=http://a:1",
+            "--clickhouse-read-url=http://b:1",
+            "--report-plan=view",
+        ];
+        assert!(read(&replica).is_err_and(|line| line.contains("REPORT_PLAN")));
+        assert!(read(&replica[..2]).is_ok());
+        let cluster = [&replica[..], &["--clickhouse-cluster=c"]].concat();
+        assert!(read(&cluster).is_ok());
+        let backwards = ["seal", "--from=2026-11-21T09:00:00Z", "--to=2026-11-21"];
+        assert!(read(&backwards).is_err_and(|line| line.contains("--to")));
+        let same = "2026-11-21T09:00:00Z";
+        let empty = read(&["seal", "--from", same, "--to", same]);
+        assert!(empty.is_err_and(|line| line.contains("--from must be before --to")));
     }
 
     #[test]

@@ -3,12 +3,20 @@
 use std::net::SocketAddr;
 
 use axum::http::Uri;
+use chrono::{DateTime, Utc};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| "must be an IP address and a port, such as 127.0.0.1:8000".to_owned())
+}
+
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text);
+    Ok(time
+        .map_err(|_| "must be a time, such as 2026-11-21T09:00:00Z".to_owned())?
+        .to_utc())
 }
 
 pub(super) fn http_url(text: &str) -> Result<String, String> {

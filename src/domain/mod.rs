@@ -12,6 +12,7 @@
 
 mod claim;
 mod clock;
+mod hour;
 mod input;
 mod invalid;
 mod page_view;
@@ -24,11 +25,12 @@ mod version;
 
 pub use claim::{Claim, ClaimSet, Settlement, erase, highest_version, live, settle, supersede};
 pub use clock::Clock;
+pub use hour::Hour;
 pub use invalid::{FieldError, Invalid};
 pub use page_view::{PageView, PageViewChange};
 pub use reading::{Rejection, read_change, read_identified_view, read_view};
 pub use recent_writes::{Conflict, Pending, RecentWrites};
-pub use report::{DailyReport, DailyWindow};
+pub use report::{DailyReport, ReportWindow};
 pub use values::{AcceptanceWindow, CreatedAt, MAX_PAGE_URL_BYTES, PageUrl, RequestId, UserId};
 pub use version::{Version, VersionSource};
 

@@ -7,14 +7,14 @@ use super::CreatedAt;
 
 /// The seconds of one report: `from <= created_at < until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DailyWindow {
+pub struct ReportWindow {
     /// The first second that counts.
     pub from: CreatedAt,
     /// The first second that does not count any more.
     pub until: CreatedAt,
 }
 
-impl DailyWindow {
+impl ReportWindow {
     /// The 24 hours that end with `now`: `now - 24 h < created_at <= now`, at whole seconds.
     pub fn ending_at(now: DateTime<Utc>) -> Self {
         let until = u32::try_from(now.timestamp() + 1).unwrap_or(u32::MAX);
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn the_window_is_open_at_its_old_end_and_closed_at_now() {
         let now = DateTime::from_timestamp(1_800_000_000, 999_000_000).unwrap();
-        let window = DailyWindow::ending_at(now);
+        let window = ReportWindow::ending_at(now);
         let counts = |at: u32| (window.from.unix()..window.until.unix()).contains(&at);
         assert!(counts(1_800_000_000));
         assert!(!counts(1_800_000_001));

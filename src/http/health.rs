@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::state::Shared;
+use crate::repository::{SealerStats, ServerTime};
 
 /// Liveness.
 #[derive(Serialize, ToSchema)]
@@ -29,6 +31,8 @@ pub(super) struct Readiness {
     clickhouse: &'static str,
     /// What waits on this instance's disk.
     spool: SpoolState,
+    /// The pre-aggregate that large reports are read from, as this instance's sealer knows it.
+    view: ViewState,
     /// The service takes no new work.
     stopping: bool,
 }
@@ -48,6 +52,56 @@ pub(super) struct SpoolState {
     /// Files that an operator should look at: `traffic-api spool list`.
     #[schema(example = 0)]
     rejected_files: u64,
+}
+
+/// The pre-aggregate. Reports are exact whatever it says; only their cost depends on it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ViewState {
+    /// When the sealer last looked; null before its first look, and where it does not run (`SEALER`).
+    #[schema(example = "2026-11-21T09:40:57Z")]
+    looked_at: Option<String>,
+    /// Whether its latest look or count failed.
+    failing: bool,
+    /// The newest run of hours that are sealed without a gap begins here.
+    #[schema(example = "2026-08-23T00:00:00Z")]
+    sealed_from: Option<String>,
+    /// And ends here.
+    #[schema(example = "2026-11-21T08:00:00Z")]
+    sealed_through: Option<String>,
+    /// Closed hours that are not sealed yet.
+    #[schema(example = 0)]
+    unsealed_hours: u64,
+    /// Sealed hours with rows that came later; for those, reports read the views themselves.
+    #[schema(example = 0)]
+    late_hours: u64,
+    /// Up to when the latest count of this instance counted.
+    #[schema(example = "2026-11-21T09:40:31Z")]
+    refreshed_at: Option<String>,
+    /// How long it took, in milliseconds.
+    #[schema(example = 44)]
+    refresh_ms: Option<u64>,
+}
+
+impl ViewState {
+    fn of(stats: &SealerStats) -> Self {
+        let time = |seconds: i64| {
+            let time = DateTime::<Utc>::from_timestamp(seconds, 0).unwrap_or_default();
+            time.to_rfc3339_opts(SecondsFormat::Secs, true)
+        };
+        let server_time = |at: ServerTime| time(at.millis() / 1000);
+        Self {
+            looked_at: stats.surveyed_at.map(server_time),
+            failing: stats.failing,
+            sealed_from: stats.sealed.map(|(from, _)| time(from.into())),
+            sealed_through: stats.sealed.map(|(_, until)| time(until.into())),
+            unsealed_hours: stats.unsealed_hours,
+            late_hours: stats.late_hours,
+            refreshed_at: stats.last.map(|last| server_time(last.as_of)),
+            refresh_ms: stats
+                .last
+                .map(|last| u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 /// Is the process alive?
@@ -94,6 +148,7 @@ pub(super) async fn ready(State(state): State<Shared>) -> (StatusCode, Json<Read
             max_bytes: waiting.max_bytes,
             rejected_files: waiting.rejected_files,
         },
+        view: ViewState::of(&state.sealer.stats()),
         stopping,
     };
     (code, Json(readiness))

@@ -7,7 +7,7 @@ use super::extract::PathId;
 use super::openapi::{Malformed, Overloaded};
 use super::problem::Problem;
 use super::state::Shared;
-use crate::domain::{DailyReport, DailyWindow, UserId};
+use crate::domain::{DailyReport, ReportWindow, UserId};
 
 /// Views of the last 24 hours by page
 ///
@@ -23,6 +23,6 @@ pub(super) async fn daily(
     State(state): State<Shared>,
     PathId(user_id): PathId<UserId>,
 ) -> Result<Json<DailyReport>, Problem> {
-    let window = DailyWindow::ending_at(state.clock.now());
+    let window = ReportWindow::ending_at(state.clock.now());
     Ok(Json(state.reports.daily(user_id, window).await?))
 }

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use crate::domain::{AcceptanceWindow, ClaimSet, Clock, RecentWrites, RequestId};
 use crate::pipeline::{Delivery, Writer};
-use crate::repository::{ClickHouse, PageViews, Reports};
+use crate::repository::{ClickHouse, PageViews, Reports, Sealer};
 
 /// Which times of a view are acceptable.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +28,8 @@ pub struct AppState {
     pub reports: Reports,
     /// What is known of the store's health, and what waits on this node's disk.
     pub delivery: Arc<Delivery<ClickHouse>>,
+    /// What is known of the pre-aggregate.
+    pub sealer: Arc<Sealer>,
     /// For the sign of life.
     pub clickhouse: ClickHouse,
     /// What was posted lately, to find conflicts.

@@ -19,7 +19,7 @@ use super::receipt::{Admitted, Waiter};
 use super::{Batch, Delivery, Grouping, Record, Sink};
 
 /// The longest that a batch waits for senders that were answered a moment ago.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Where a lane takes its batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

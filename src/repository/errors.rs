@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::Hour;
 use crate::pipeline::Failure;
 
 /// Why a call to ClickHouse failed. The texts are for the log.
@@ -33,6 +34,9 @@ pub enum Error {
     /// ClickHouse does not know the view, but it may be among those that wait in this node's spool.
     #[error("the view may still wait in the spool")]
     Waiting,
+    /// The hour can't be sealed yet.
+    #[error("the hour from {0} is not closed yet")]
+    NotClosed(Hour),
 }
 
 /// What a server error says about trying the same again.

@@ -35,11 +35,67 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0002_traffic_by_request",
         template: include_str!("../../migrations/0002_traffic_by_request.sql"),
     },
+    Migration {
+        version: 3,
+        name: "0003_traffic_merges",
+        template: include_str!("../../migrations/0003_traffic_merges.sql"),
+    },
+    Migration {
+        version: 4,
+        name: MARKS,
+        template: include_str!("../../migrations/0004_traffic_marks.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "0005_traffic_hourly",
+        template: include_str!("../../migrations/0005_traffic_hourly.sql"),
+    },
+    Migration {
+        version: 6,
+        name: "0006_traffic_hourly_pages",
+        template: include_str!("../../migrations/0006_traffic_hourly_pages.sql"),
+    },
+    Migration {
+        version: 7,
+        name: "0007_traffic_seals",
+        template: include_str!("../../migrations/0007_traffic_seals.sql"),
+    },
 ];
 
-/// How long each table keeps a day's rows, in days beyond the configured retention; as in the
-/// migrations.
-const RETAINED: &[(&str, u32)] = &[("traffic", 1), ("traffic_by_request", 2)];
+/// The migration that creates the view of marks: what was sealed before it ran is not to be trusted.
+pub(super) const MARKS: &str = "0004_traffic_marks";
+
+/// A table that forgets.
+struct Retained {
+    table: &'static str,
+    /// The column that says of which day a row is.
+    time: &'static str,
+    /// How long a day's rows are kept, in days beyond the configured retention; as in the migrations.
+    beyond: u32,
+    /// Whether a cluster keeps it whole on every server, under its plain name.
+    shared: bool,
+}
+
+const fn retained(table: &'static str, time: &'static str, beyond: u32) -> Retained {
+    Retained {
+        table,
+        time,
+        beyond,
+        shared: false,
+    }
+}
+
+const RETAINED: &[Retained] = &[
+    retained("traffic", "created_at", 1),
+    retained("traffic_by_request", "created_at", 2),
+    retained("traffic_marks", "hour", 2),
+    retained("traffic_hourly", "hour", 1),
+    retained("traffic_hourly_pages", "hour", 1),
+    Retained {
+        shared: true,
+        ..retained("traffic_seals", "hour", 2)
+    },
+];
 
 const LEDGER: &str = "\
 CREATE TABLE IF NOT EXISTS schema_migrations${on_cluster}
@@ -235,8 +291,11 @@ async fn configure(
 ) -> Result<(), Error> {
     let schema = &clickhouse.schema;
     let on_cluster = schema.on_cluster();
-    for (name, beyond) in RETAINED {
-        let table = schema.local_table(name);
+    for retained in RETAINED {
+        let table = match retained.shared {
+            true => retained.table.to_owned(),
+            false => schema.local_table(retained.table),
+        };
         let query = client
             .query("SELECT create_table_query FROM system.tables WHERE database = ? AND name = ?")
             .bind(schema.database.as_str())
@@ -244,8 +303,8 @@ async fn configure(
         let Some(ddl) = deadline(DDL_DEADLINE, query.fetch_optional::<String>()).await? else {
             continue;
         };
-        let days = schema.retention_days + beyond;
-        let ttl = format!("toStartOfDay(created_at) + toIntervalDay({days})");
+        let (time, days) = (retained.time, schema.retention_days + retained.beyond);
+        let ttl = format!("toStartOfDay({time}) + toIntervalDay({days})");
         if !ddl.contains(&ttl) {
             let alter = format!("ALTER TABLE {table}{on_cluster} MODIFY TTL {ttl}");
             execute(client, &alter).await?;

@@ -15,6 +15,9 @@ mod page_views;
 mod render;
 mod reports;
 mod rows;
+mod sealed;
+mod sealer;
+mod seals;
 mod settlement;
 
 use std::fmt;
@@ -29,8 +32,10 @@ pub use errors::Error;
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
 pub use page_views::{Lookup, PageViews, Removal, Update};
 pub use render::{Schema, render};
-pub use reports::Reports;
+pub use reports::{PageTotal, Plan, Reports};
 pub use rows::readable;
+pub use sealer::{LastRefresh, Sealer, SealerStats};
+pub use seals::{HourState, LEAST_SEAL_DELAY, Seals, ServerTime, Survey};
 pub use settlement::Unfinished;
 
 /// How long one insert may take, views and quorum included, before it counts as failed. ClickHouse
@@ -42,6 +47,9 @@ const SEND_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one read may take; ClickHouse gives up a little earlier.
 const READ_DEADLINE: Duration = Duration::from_secs(15);
 const READ_EXECUTION_SECS: u32 = 10;
+/// How long counting one hour may take; ClickHouse gives up a little earlier.
+const SEAL_DEADLINE: Duration = Duration::from_secs(130);
+const SEAL_EXECUTION_SECS: u32 = 120;
 /// How long a statement of a migration may take.
 const DDL_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a sign of life may take.

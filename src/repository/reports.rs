@@ -1,20 +1,67 @@
-//! Reports, read from the claims.
+//! Reports, read from the claims, or from the pre-aggregate and the claims where it ends.
+//!
+//! Both ways give the same numbers at every moment; [`Plan`] only says what they cost.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clickhouse::Row;
+use clickhouse::query::Query;
+use lru::LruCache;
 use serde::Deserialize;
 
+use super::sealed::{CleanHours, Split, clean_for_site, clean_for_user, is_unchanged, within};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
-use crate::domain::{DailyReport, DailyWindow, UserId};
+use crate::domain::{DailyReport, ReportWindow, UserId};
+
+/// From so many views in its window on a report is cheaper from the pre-aggregate; measured, see
+/// docs/data-model.md.
+const WORTH_THE_VIEW: u64 = 200_000;
+
+/// A window of a user of whom nothing is known is read from the pre-aggregate if it is longer than
+/// this, in seconds.
+const LONG_WINDOW: u32 = 2 * 86_400;
+
+/// Of so many users it is remembered how much they view: about 4 MB.
+const KNOWN_USERS: NonZeroUsize = NonZeroUsize::new(50_000).unwrap();
+
+/// How often late rows may come in between before a report is read from the claims alone.
+const MAX_LOOKS: usize = 3;
+
+/// Where reports are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// Where it is cheaper, by what the user's last report held.
+    Auto,
+    /// The pre-aggregate, and the claims where it ends.
+    View,
+    /// The claims.
+    Claims,
+}
+
+/// One page in a report on the whole site.
+#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
+pub struct PageTotal {
+    /// The page.
+    pub page_url: String,
+    /// How often it was viewed.
+    pub views: u64,
+    /// By how many users.
+    pub users: u64,
+}
 
 /// Answers reports; cheap to clone.
 #[derive(Clone)]
 pub struct Reports {
     clickhouse: ClickHouse,
+    plan: Plan,
+    /// Views per day of the users who were last asked for.
+    volumes: Arc<Mutex<LruCache<UserId, u64>>>,
 }
 
 /// `PREWHERE` filters before `FINAL` merges. That is exact only because both columns are in the sort
 /// key: a claim and its tombstone share them, so the filter takes both or neither.
-const DAILY: &str = "\
+const FROM_CLAIMS: &str = "\
 SELECT page_url, count() AS views FROM traffic FINAL \
 PREWHERE user_id = ? AND created_at >= toDateTime(?, 'UTC') AND created_at < toDateTime(?, 'UTC') \
 GROUP BY page_url ORDER BY views DESC, page_url";
@@ -27,25 +74,142 @@ struct PageCount {
 
 impl Reports {
     /// Reads from `clickhouse`, which may be a replica of the one that is written to.
-    pub fn new(clickhouse: ClickHouse) -> Self {
-        Self { clickhouse }
+    pub fn new(clickhouse: ClickHouse, plan: Plan) -> Self {
+        Self {
+            clickhouse,
+            plan,
+            volumes: Arc::new(Mutex::new(LruCache::new(KNOWN_USERS))),
+        }
     }
 
-    /// Views of one user by page in `window`; empty for an unknown user.
+    /// Views of one user by page in `window`; empty for an unknown user. The window must not reach
+    /// back beyond the retention.
     ///
     /// # Errors
     /// When ClickHouse can't answer.
-    pub async fn daily(&self, user_id: UserId, window: DailyWindow) -> Result<DailyReport, Error> {
+    pub async fn daily(&self, user_id: UserId, window: ReportWindow) -> Result<DailyReport, Error> {
+        let length = window.until.unix().saturating_sub(window.from.unix());
+        let report = if self.reads_view(user_id, length) {
+            self.read_view(user_id, window).await?
+        } else {
+            self.read_claims(user_id, window).await?
+        };
+        let views: u64 = report.pages.iter().map(|(_, views)| views).sum();
+        let per_day = views.saturating_mul(86_400) / u64::from(length.max(1));
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        volumes.put(user_id, per_day);
+        Ok(report)
+    }
+
+    fn reads_view(&self, user_id: UserId, length: u32) -> bool {
+        match self.plan {
+            Plan::View => true,
+            Plan::Claims => false,
+            Plan::Auto => {
+                let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+                match volumes.get(&user_id) {
+                    Some(per_day) => {
+                        per_day.saturating_mul(length.into()) / 86_400 >= WORTH_THE_VIEW
+                    }
+                    None => length > LONG_WINDOW,
+                }
+            }
+        }
+    }
+
+    async fn read_claims(
+        &self,
+        user_id: UserId,
+        window: ReportWindow,
+    ) -> Result<DailyReport, Error> {
         let query = self
             .clickhouse
             .reader()?
-            .query(DAILY)
+            .query(FROM_CLAIMS)
             .bind(user_id.get())
             .bind(window.from.unix())
             .bind(window.until.unix());
-        let rows = deadline(READ_DEADLINE, query.fetch_all::<PageCount>()).await?;
-        Ok(DailyReport {
-            pages: rows.into_iter().map(|r| (r.page_url, r.views)).collect(),
-        })
+        daily_report(query).await
     }
+
+    /// Looks at what is sealed, reads, and looks again: a row that moved from a sealed hour into
+    /// another one meanwhile would be counted twice or not at all.
+    async fn read_view(&self, user_id: UserId, window: ReportWindow) -> Result<DailyReport, Error> {
+        let mut clean = clean_for_user(&self.clickhouse, user_id, window).await?;
+        for _ in 0..MAX_LOOKS {
+            let split = Split::new(window, &clean);
+            if split.sealed.is_empty() {
+                break;
+            }
+            let query = self.clickhouse.reader()?.query(&of_user(user_id, &split));
+            let report = daily_report(query).await?;
+            let after = clean_for_user(&self.clickhouse, user_id, window).await?;
+            if is_unchanged(&split, &clean, &after) {
+                return Ok(report);
+            }
+            clean = after;
+        }
+        self.read_claims(user_id, window).await
+    }
+
+    /// Views and users of every page of the site in `window`, most viewed first. The window must not
+    /// reach back beyond the retention.
+    ///
+    /// # Errors
+    /// When ClickHouse can't answer.
+    pub async fn pages(&self, window: ReportWindow) -> Result<Vec<PageTotal>, Error> {
+        if self.plan != Plan::Claims {
+            let mut clean = clean_for_site(&self.clickhouse, window).await?;
+            for _ in 0..MAX_LOOKS {
+                let split = Split::new(window, &clean);
+                let totals = self.site_pages(&split).await?;
+                let after = clean_for_site(&self.clickhouse, window).await?;
+                if is_unchanged(&split, &clean, &after) {
+                    return Ok(totals);
+                }
+                clean = after;
+            }
+        }
+        self.site_pages(&Split::new(window, &CleanHours::new()))
+            .await
+    }
+
+    async fn site_pages(&self, split: &Split) -> Result<Vec<PageTotal>, Error> {
+        let sql = format!(
+            "SELECT page_url, sum(n) AS views, toUInt64(groupBitmapMerge(viewers)) AS users FROM (\
+             SELECT page_url, views AS n, users AS viewers FROM traffic_hourly_pages FINAL \
+             PREWHERE {} WHERE views > 0 \
+             UNION ALL SELECT page_url, count() AS n, groupBitmapState(user_id) AS viewers \
+             FROM traffic FINAL PREWHERE {} GROUP BY page_url\
+             ) GROUP BY page_url ORDER BY views DESC, page_url",
+            within("hour", &split.sealed),
+            within("created_at", &split.claims)
+        );
+        let query = self.clickhouse.reader()?.query(&sql);
+        deadline(READ_DEADLINE, query.fetch_all::<PageTotal>()).await
+    }
+}
+
+async fn daily_report(query: Query) -> Result<DailyReport, Error> {
+    let rows = deadline(READ_DEADLINE, query.fetch_all::<PageCount>()).await?;
+    Ok(DailyReport {
+        pages: rows.into_iter().map(|r| (r.page_url, r.views)).collect(),
+    })
+}
+
+fn of_user(user_id: UserId, split: &Split) -> String {
+    let user = user_id.get();
+    let (hours, times) = (
+        within("hour", &split.sealed),
+        within("created_at", &split.claims),
+    );
+    format!(
+        "SELECT page_url, sum(n) AS views FROM (\
+         SELECT page AS page_url, sum(viewed) AS n FROM traffic_hourly FINAL \
+         ARRAY JOIN pages AS page, views AS viewed \
+         PREWHERE user_id = {user} AND {hours} GROUP BY page \
+         UNION ALL SELECT page_url, count() AS n FROM traffic FINAL \
+         PREWHERE user_id = {user} AND {times} GROUP BY page_url\
+         ) GROUP BY page_url ORDER BY views DESC, page_url"
+    )
 }

@@ -182,8 +182,13 @@ async fn the_edges_of_every_range_are_accepted_and_kept_byte_for_byte() {
 async fn the_service_describes_itself() {
     let app = TestApp::start().await;
     assert_eq!(app.get("/health").await.body, json!({"status": "ok"}));
-    let ready = app.get("/health/ready").await;
+    let mut ready = app.get("/health/ready").await;
     assert_eq!(ready.status, StatusCode::OK);
+    let view = ready.body.as_object_mut().unwrap().remove("view").unwrap();
+    assert_eq!(
+        (&view["failing"], &view["late_hours"]),
+        (&json!(false), &json!(0))
+    );
     let spool = json!({"files": 0, "bytes": 0, "max_bytes": 8_u64 << 30, "rejected_files": 0});
     assert_eq!(
         ready.body,

@@ -2,21 +2,32 @@
 //!
 //! Two instances with clocks that disagree work on one database. After every step both instances'
 //! daily reports of every user must equal what the dictionary says. `HISTORY_CASES` sets how many
-//! histories run (default 24), `HISTORY_SEED` repeats a run.
+//! histories run (default 24; 6 with sealing), `HISTORY_SEED` repeats a run.
+//!
+//! The same histories run once more while hours are sealed at random moments: by two sealers at once,
+//! in part, stopped between the steps, amid an update, with rows that come late or long after their
+//! mark. Then one instance reads every report from the pre-aggregate and the other from the claims, and
+//! reports on other windows and on the whole site are compared as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::Utc;
 use futures_util::future::join_all;
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, TestClock, fresh_database, shared_engine, view};
+use traffic_api::domain::{CreatedAt, Hour, ReportWindow, UserId};
+use traffic_api::repository::{LEAST_SEAL_DELAY, Plan, Reports, Seals, ServerTime};
+
+use crate::support::{
+    MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine, view,
+};
 
 const SLOTS: u64 = 6;
 const USERS: u32 = 3;
@@ -24,6 +35,14 @@ const PAGES: [&str; 3] = ["/a", "/b", "https://example.org/c?d=\"'"];
 /// How far the second instance's clock runs behind the first's, in seconds.
 const BEHIND: i64 = 20;
 const DAY: i64 = 86_400;
+const TABLES: [&str; 6] = [
+    "traffic",
+    "traffic_by_request",
+    "traffic_marks",
+    "traffic_hourly",
+    "traffic_hourly_pages",
+    "traffic_seals",
+];
 
 /// The content of a view, as small choices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +103,27 @@ enum Step {
     Clock {
         seconds: i64,
     },
+    /// Some hours are sealed, by one sealer or two.
+    Seal {
+        hours: u64,
+        late_only: bool,
+        /// How many of its steps are done before the crash; 3 is all.
+        steps: usize,
+        twice: bool,
+        amid: Option<(u64, Content)>,
+    },
+    /// Time passes on ClickHouse's clock.
+    Pass {
+        seconds: i64,
+    },
+    /// A post that ClickHouse marks at once and makes readable only later, when some hours have been
+    /// sealed meanwhile.
+    Delayed {
+        slot: u64,
+        content: Content,
+        seconds: i64,
+        hours: u64,
+    },
 }
 
 fn content() -> impl Strategy<Value = Content> {
@@ -121,6 +161,35 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn sealing_step() -> impl Strategy<Value = Step> {
+    // Around the time after which counts cover a mark, and far behind it.
+    let seconds = prop_oneof![
+        Just(1_i64),
+        Just(59),
+        Just(60),
+        Just(61),
+        Just(3000),
+        Just(DAY)
+    ];
+    let hours = || (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a & b);
+    let seal = (
+        hours(),
+        any::<bool>(),
+        prop_oneof![4 => Just(3_usize), 1 => 0..3_usize],
+        any::<bool>(),
+        option::weighted(0.3, (0..SLOTS, content())),
+    );
+    prop_oneof![
+        20 => step(),
+        8 => seal.prop_map(|(hours, late_only, steps, twice, amid)| {
+            Step::Seal { hours, late_only, steps, twice, amid }
+        }),
+        6 => seconds.prop_map(|seconds| Step::Pass { seconds }),
+        3 => (0..SLOTS, content(), 0..60_i64, hours()).prop_map(
+            |(slot, content, seconds, hours)| Step::Delayed { slot, content, seconds, hours }),
+    ]
+}
+
 /// A view as the dictionary has it: user, time, page.
 type Entry = (u32, i64, usize);
 
@@ -133,6 +202,72 @@ struct History<'a> {
     posted: BTreeMap<u64, Entry>,
     current: BTreeMap<u64, Entry>,
     turn: usize,
+    sealing: Option<Sealing<'a>>,
+}
+
+/// What a history needs to be sealed.
+struct Sealing<'a> {
+    marks: &'a MarkClock,
+    seals: &'a [Seals; 2],
+    reports: &'a Reports,
+    /// ClickHouse's clock, in milliseconds.
+    now: i64,
+    /// What the view of marks takes for it.
+    marked: Option<i64>,
+    /// The hours that rows were ever in.
+    hours: BTreeSet<Hour>,
+}
+
+impl Sealing<'_> {
+    fn pass(&mut self, millis: i64) {
+        self.now += millis;
+    }
+
+    async fn set_mark_clock(&mut self) {
+        if self.marked != Some(self.now) {
+            self.marks.set(self.now).await;
+            self.marked = Some(self.now);
+        }
+    }
+
+    /// The hours that a mask chooses, those with rows and some without.
+    fn chosen(&self, mask: u64) -> Vec<Hour> {
+        let last = Hour::containing(u32::try_from(self.now / 1000).unwrap());
+        let around = [2_u32, 3, 12, 24, 25, 26].map(|ago| last.start() - ago * 3600);
+        let all = self.hours.iter().copied();
+        let all: BTreeSet<Hour> = all.chain(around.map(Hour::containing)).collect();
+        let chosen = all.into_iter().enumerate();
+        chosen
+            .filter(|(i, _)| mask >> (i % 64) & 1 == 1)
+            .map(|(_, hour)| hour)
+            .collect()
+    }
+
+    async fn seal(&self, node: usize, hours: &[Hour], as_of: i64, late_only: bool, steps: usize) {
+        let (seals, as_of) = (&self.seals[node], ServerTime::from_millis(as_of));
+        for hour in hours {
+            if !seals.is_closed(*hour, as_of) {
+                continue;
+            }
+            let recorded = format!(
+                "SELECT count() FROM traffic_seals WHERE hour = toDateTime({}, 'UTC')",
+                hour.start()
+            );
+            // Late users alone may be counted only where all were counted before.
+            let late_only = late_only && self.marks.sql(&recorded).await != "0";
+            if steps > 0 && late_only {
+                seals.count_late_users(*hour, as_of).await.unwrap();
+            } else if steps > 0 {
+                seals.count_users(*hour, as_of).await.unwrap();
+            }
+            if steps > 1 {
+                seals.count_pages(*hour, as_of).await.unwrap();
+            }
+            if steps > 2 {
+                seals.record(*hour, as_of, as_of).await.unwrap();
+            }
+        }
+    }
 }
 
 impl History<'_> {
@@ -208,6 +343,85 @@ impl History<'_> {
     }
 
     async fn apply(&mut self, step: &Step) {
+        if let Some(sealing) = &mut self.sealing {
+            let now = self.clock.now() * 1000;
+            sealing.pass(1 + (now - sealing.now).max(0));
+            sealing.set_mark_clock().await;
+        }
+        self.take(step).await;
+        let entries = self.posted.values().chain(self.current.values());
+        let hour = |entry: &Entry| Hour::containing(u32::try_from(entry.1).unwrap());
+        let hours: Vec<Hour> = entries.map(hour).collect();
+        if let Some(sealing) = &mut self.sealing {
+            sealing.hours.extend(hours);
+        }
+    }
+
+    async fn seal(&mut self, step: &Step) {
+        let Step::Seal {
+            hours,
+            late_only,
+            steps,
+            twice,
+            amid,
+        } = *step
+        else {
+            return;
+        };
+        let amid = amid.filter(|(slot, _)| self.current.contains_key(slot));
+        let update = amid.map(|(slot, content)| (slot, self.entry(content)));
+        let sealing = self.sealing.as_ref().unwrap();
+        let (hours, now) = (sealing.chosen(hours), sealing.now);
+        let rival = async {
+            if twice {
+                sealing.seal(1, &hours, now - 1, late_only, steps).await;
+            }
+        };
+        let updated = async {
+            if let Some((slot, entry)) = update {
+                let answer = self.nodes[0].put(self.id(slot), &self.body(entry)).await;
+                assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+            }
+        };
+        tokio::join!(
+            sealing.seal(0, &hours, now, late_only, steps),
+            rival,
+            updated
+        );
+        if let Some((slot, entry)) = update {
+            self.current.insert(slot, entry);
+        }
+    }
+
+    /// What the view of marks does at one time, and what the table does later.
+    async fn delayed(&mut self, slot: u64, content: Content, seconds: i64, hours: u64) {
+        let entry = self.entry(content);
+        if self.posted.contains_key(&slot) || entry.1 > self.clock.now() - BEHIND {
+            return;
+        }
+        let (user, at, page) = entry;
+        let row = format!(
+            "({}, {}, {at}, '{}', 0, 0)",
+            self.id(slot),
+            self.first_user + user,
+            PAGES[page].replace('\'', "\\'")
+        );
+        let sealing = self.sealing.as_mut().unwrap();
+        sealing.marks.mark_only(&row).await;
+        sealing.pass(seconds * 1000);
+        let hours = sealing.chosen(hours);
+        sealing.seal(0, &hours, sealing.now, false, 3).await;
+        sealing.marks.stop().await;
+        sealing.marked = None;
+        sealing
+            .marks
+            .sql(&format!("INSERT INTO traffic VALUES {row}"))
+            .await;
+        self.posted.insert(slot, entry);
+        self.current.insert(slot, entry);
+    }
+
+    async fn take(&mut self, step: &Step) {
         match *step {
             Step::Post {
                 slot,
@@ -306,13 +520,21 @@ impl History<'_> {
                 self.adopt(slot, &[Some(entry), None]).await;
             }
             Step::Optimize => {
-                for table in ["traffic", "traffic_by_request"] {
+                for table in TABLES {
                     self.nodes[0]
                         .sql(&format!("OPTIMIZE TABLE {table} FINAL"))
                         .await;
                 }
             }
             Step::Clock { seconds } => self.clock.set(self.clock.now() + seconds),
+            Step::Seal { .. } => self.seal(step).await,
+            Step::Pass { seconds } => self.sealing.as_mut().unwrap().pass(seconds * 1000),
+            Step::Delayed {
+                slot,
+                content,
+                seconds,
+                hours,
+            } => self.delayed(slot, content, seconds, hours).await,
         }
     }
 
@@ -334,7 +556,58 @@ impl History<'_> {
                 cells += PAGES.len() as u64;
             }
         }
+        if let Some(sealing) = &self.sealing {
+            // Whole hours, none of them, and edges.
+            let now = self.clock.now();
+            let hour = now - now % 3600;
+            for (from, until) in [(hour - DAY, hour), (now - 3 * DAY, now - 1800)] {
+                cells += self.check_window(sealing.reports, from, until).await;
+            }
+        }
         cells
+    }
+
+    /// Compares the reports of every user and of the site on any window.
+    async fn check_window(&self, reports: &Reports, from: i64, until: i64) -> u64 {
+        let second = |at: i64| CreatedAt::from_unix(u32::try_from(at).unwrap());
+        let window = ReportWindow {
+            from: second(from),
+            until: second(until),
+        };
+        let within = self
+            .current
+            .values()
+            .filter(|(_, at, _)| (from..until).contains(at));
+        let mut by_user: BTreeMap<(u32, usize), u64> = BTreeMap::new();
+        for (user, _, page) in within {
+            *by_user.entry((*user, *page)).or_default() += 1;
+        }
+        for user in 0..USERS {
+            let id = UserId::new(self.first_user + user);
+            let report = reports.daily(id, window).await.unwrap();
+            let found: BTreeMap<&str, u64> = report
+                .pages
+                .iter()
+                .map(|(page, n)| (page.as_str(), *n))
+                .collect();
+            let own = by_user.iter().filter(|((u, _), _)| *u == user);
+            let expected = own.map(|((_, page), n)| (PAGES[*page], *n)).collect();
+            assert_eq!(found, expected, "user {user} in {from}..{until}");
+        }
+        let found: BTreeMap<String, (u64, u64)> = reports
+            .pages(window)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|total| (total.page_url, (total.views, total.users)))
+            .collect();
+        let mut expected: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for ((_, page), n) in &by_user {
+            let total = expected.entry(PAGES[*page].to_owned()).or_default();
+            *total = (total.0 + n, total.1 + 1);
+        }
+        assert_eq!(found, expected, "site in {from}..{until}");
+        (PAGES.len() as u64) * (u64::from(USERS) + 2)
     }
 }
 
@@ -347,15 +620,35 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn random_histories_are_counted_exactly() {
+    run(24, vec(step(), 1..40), false);
+}
+
+#[test]
+fn random_histories_are_counted_exactly_while_hours_are_sealed() {
+    run(6, vec(sealing_step(), 1..50), true);
+}
+
+fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
     let runtime = Arc::new(tokio::runtime::Runtime::new().unwrap());
     let clock = TestClock::frozen();
     let (engine, database) = (shared_engine(), fresh_database());
+    let plans = match sealed {
+        true => ["--report-plan=view", "--report-plan=claims"],
+        false => ["--report-plan=auto", "--report-plan=auto"],
+    };
     let nodes = runtime.block_on(async {
+        let start = async |clock, flags: &[&str]| {
+            let flags = [&["--sealer=false"], flags].concat();
+            TestApp::start_with(&engine, &database, clock, &flags).await
+        };
         [
-            TestApp::start_with(&engine, &database, clock.behind(0), &["--node-id=1"]).await,
-            TestApp::start_with(&engine, &database, clock.behind(BEHIND), &["--node-id=2"]).await,
+            start(clock.behind(0), &["--node-id=1", plans[0]]).await,
+            start(clock.behind(BEHIND), &["--node-id=2", plans[1]]).await,
         ]
     });
+    let marks = runtime.block_on(MarkClock::new(&engine, &database));
+    let seals = [(); 2].map(|()| Seals::new(repository(&engine, &database), LEAST_SEAL_DELAY));
+    let reports = Reports::new(repository(&engine, &database), Plan::View);
     // Real time bounds the histories: the TTL must not take what they write.
     let (newest, oldest) = (
         Utc::now().timestamp() - 4 * DAY,
@@ -367,7 +660,7 @@ fn random_histories_are_counted_exactly() {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config {
-        cases: u32::try_from(number("HISTORY_CASES", 24)).unwrap(),
+        cases: u32::try_from(number("HISTORY_CASES", cases)).unwrap(),
         max_shrink_iters: 200,
         failure_persistence: None,
         ..Config::default()
@@ -375,10 +668,17 @@ fn random_histories_are_counted_exactly() {
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let (histories, cells) = (AtomicU64::new(0), AtomicU64::new(0));
-    let strategy = (oldest..newest, vec(step(), 1..40));
-    let outcome = runner.run(&strategy, |(start, steps)| {
+    let outcome = runner.run(&(oldest..newest, steps), |(start, steps)| {
         let number = histories.fetch_add(1, Ordering::Relaxed);
         clock.set(start);
+        let sealing = Sealing {
+            marks: &marks,
+            seals: &seals,
+            reports: &reports,
+            now: start * 1000,
+            marked: None,
+            hours: BTreeSet::new(),
+        };
         let mut history = History {
             nodes: &nodes,
             clock: &clock,
@@ -387,8 +687,15 @@ fn random_histories_are_counted_exactly() {
             posted: BTreeMap::new(),
             current: BTreeMap::new(),
             turn: 0,
+            sealing: sealed.then_some(sealing),
         };
         runtime.block_on(async {
+            if sealed {
+                // ClickHouse's clock never goes back, and each history has its own.
+                for table in TABLES {
+                    marks.sql(&format!("TRUNCATE TABLE {table}")).await;
+                }
+            }
             for step in &steps {
                 history.apply(step).await;
                 cells.fetch_add(history.check().await, Ordering::Relaxed);

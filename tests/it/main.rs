@@ -15,4 +15,5 @@ mod migrations;
 mod obvious_schemas;
 mod outage;
 mod problems;
+mod sealing;
 mod support;

@@ -1,6 +1,7 @@
 //! What every test stands on.
 
 mod engine;
+mod server_time;
 pub mod service;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use traffic_api::config::Cli;
 use traffic_api::domain::Clock;
 
 pub use engine::{ClickHouse, cache_dir, directory, private_engine, shared_engine};
+pub use server_time::{MarkClock, repository, trust_marks_since};
 
 /// A clock that the test moves, in seconds since the epoch.
 #[derive(Clone)]
@@ -135,6 +137,10 @@ impl TestApp {
 
     pub fn stats(&self) -> traffic_api::pipeline::Stats {
         self.app.stats()
+    }
+
+    pub fn sealer_stats(&self) -> traffic_api::repository::SealerStats {
+        self.app.sealer_stats()
     }
 
     pub async fn stop(self) {

@@ -1,0 +1,63 @@
+//! Which ClickHouse, and how it is read, by the settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{ReportPlan, Settings};
+use crate::engine::Engine;
+use crate::repository::{ClickHouse, Connection, Locate, Plan, Schema, Seals};
+
+pub(super) fn user(settings: &Settings) -> String {
+    let named = settings.clickhouse_user.clone();
+    named.unwrap_or_else(|| "default".to_owned())
+}
+
+pub(super) fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
+    let endpoint = engine.endpoint();
+    let locate: Locate = Arc::new(move || {
+        endpoint.borrow().as_ref().map(|endpoint| Connection {
+            url: endpoint.url.clone(),
+            user: endpoint.user.clone(),
+            password: endpoint.password.clone(),
+        })
+    });
+    let schema = Schema {
+        database: settings.clickhouse_database.clone(),
+        cluster: settings.clickhouse_cluster.clone(),
+        retention_days: settings.retention_days,
+        fsync: settings.clickhouse_fsync,
+    };
+    ClickHouse::new(locate, schema)
+}
+
+/// Reports may come from a replica; single views never do, because an update must see all claims.
+pub(super) fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
+    let Some(url) = settings.clickhouse_read_url.clone() else {
+        return clickhouse.clone();
+    };
+    let connection = Connection {
+        url,
+        user: user(settings),
+        password: settings.clickhouse_password.clone().unwrap_or_default(),
+    };
+    clickhouse.at(Arc::new(move || Some(connection.clone())))
+}
+
+pub(super) fn seals(settings: &Settings, clickhouse: &ClickHouse) -> Seals {
+    let delay = Duration::from_secs(settings.seal_delay_secs.into());
+    Seals::new(clickhouse.clone(), delay)
+}
+
+/// A replica of another kind than a cluster's may get a seal before its counts.
+pub(super) fn plan(settings: &Settings) -> Plan {
+    match settings.report_plan {
+        ReportPlan::View => Plan::View,
+        ReportPlan::Claims => Plan::Claims,
+        ReportPlan::Auto
+            if settings.clickhouse_read_url.is_some() && settings.clickhouse_cluster.is_none() =>
+        {
+            Plan::Claims
+        }
+        ReportPlan::Auto => Plan::Auto,
+    }
+}

@@ -1,0 +1,227 @@
+//! Which part of a report comes from sealed hours and which from the claims.
+//!
+//! Invariants: every second of the window is in exactly one part; an hour is read from its counts only
+//! while they cover every mark of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::ops::Range;
+
+use clickhouse::Row;
+use serde::Deserialize;
+
+use super::seals::{ServerTime, trusted_since};
+use super::{ClickHouse, Error, READ_DEADLINE, deadline};
+use crate::domain::{Hour, ReportWindow, UserId};
+
+/// A statement names at most this many ranges of claims. Beyond that, sealed hours between two of
+/// them are read from the claims as well.
+const MAX_RANGES: usize = 16;
+
+/// Sealed hours whose counts are good, each with its newest mark.
+pub(super) type CleanHours = BTreeMap<Hour, Option<ServerTime>>;
+
+/// A window in two parts, in ranges of seconds since the Unix epoch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Split {
+    /// Whole sealed hours.
+    pub(super) sealed: Vec<Range<u32>>,
+    /// The rest.
+    pub(super) claims: Vec<Range<u32>>,
+}
+
+impl Split {
+    pub(super) fn new(window: ReportWindow, clean: &CleanHours) -> Self {
+        let (from, until) = (window.from.unix(), window.until.unix());
+        let mut sealed: Vec<Range<u32>> = Vec::new();
+        for hour in clean.keys() {
+            if hour.start() < from || hour.end() > until {
+                continue;
+            }
+            match sealed.last_mut() {
+                Some(run) if run.end == hour.start() => run.end = hour.end(),
+                _ => sealed.push(hour.start()..hour.end()),
+            }
+        }
+        while sealed.len() >= MAX_RANGES {
+            let shortest = (0..sealed.len()).min_by_key(|i| sealed[*i].len());
+            sealed.remove(shortest.unwrap_or_default());
+        }
+        let mut claims = Vec::new();
+        let mut reached = from;
+        for run in &sealed {
+            claims.push(reached..run.start);
+            reached = run.end;
+        }
+        claims.push(reached..until);
+        claims.retain(|range| !range.is_empty());
+        Self { sealed, claims }
+    }
+
+    /// Whether an hour is read from its counts.
+    pub(super) fn holds(&self, hour: Hour) -> bool {
+        self.sealed.iter().any(|run| run.contains(&hour.start()))
+    }
+}
+
+/// A condition on `column`, true within the ranges.
+pub(super) fn within(column: &str, ranges: &[Range<u32>]) -> String {
+    let mut sql = String::from("(0");
+    for Range { start, end } in ranges {
+        // Writing to a string can't fail.
+        let _ = write!(
+            sql,
+            " OR ({column} >= toDateTime({start}, 'UTC') AND {column} < toDateTime({end}, 'UTC'))"
+        );
+    }
+    sql.push(')');
+    sql
+}
+
+#[derive(Row, Deserialize)]
+struct StateRow {
+    hour: u32,
+    sealed: i64,
+    marked: i64,
+    counted: i64,
+}
+
+/// The hours of `window` that can be read from the counts of one user.
+///
+/// Seals are read before the counts that they stand for, never after: these lines must be a statement
+/// of their own. Sealed without a mark: whatever the counts say, and be it no row at all, is right.
+/// With a mark, the user's own row must be younger.
+pub(super) async fn clean_for_user(
+    clickhouse: &ClickHouse,
+    user_id: UserId,
+    window: ReportWindow,
+) -> Result<CleanHours, Error> {
+    let (user, hours) = (user_id.get(), whole_hours(window));
+    let sql = format!(
+        "SELECT toUnixTimestamp(hour) AS hour, max(sealed) AS sealed, max(marked) AS marked, \
+         max(counted) AS counted FROM (\
+         SELECT hour, toUnixTimestamp64Milli(sealed_at) AS sealed, toInt64(0) AS marked, \
+         toInt64(0) AS counted FROM traffic_seals WHERE {hours} AND sealed > {} \
+         UNION ALL SELECT hour, toInt64(0), toUnixTimestamp64Milli(marked_at), toInt64(0) \
+         FROM traffic_marks PREWHERE scope = 'user' AND user_id = {user} AND {hours} \
+         UNION ALL SELECT hour, toInt64(0), toInt64(0), toUnixTimestamp64Milli(sealed_at) \
+         FROM traffic_hourly PREWHERE user_id = {user} AND {hours}\
+         ) GROUP BY hour",
+        trusted_since()
+    );
+    let clean = |row: &StateRow| row.marked == 0 || time(row.counted).covers(time(row.marked));
+    clean_hours(clickhouse, &sql, clean).await
+}
+
+/// The hours of `window` that can be read from the counts of the whole site.
+pub(super) async fn clean_for_site(
+    clickhouse: &ClickHouse,
+    window: ReportWindow,
+) -> Result<CleanHours, Error> {
+    let hours = whole_hours(window);
+    let sql = format!(
+        "SELECT toUnixTimestamp(hour) AS hour, max(sealed) AS sealed, max(marked) AS marked, \
+         toInt64(0) AS counted FROM (\
+         SELECT hour, toUnixTimestamp64Milli(sealed_at) AS sealed, toInt64(0) AS marked \
+         FROM traffic_seals WHERE {hours} AND sealed > {} \
+         UNION ALL SELECT hour, toInt64(0), toUnixTimestamp64Milli(marked_at) \
+         FROM traffic_marks PREWHERE scope = 'site' AND {hours}\
+         ) GROUP BY hour",
+        trusted_since()
+    );
+    let clean = |row: &StateRow| row.marked == 0 || time(row.sealed).covers(time(row.marked));
+    clean_hours(clickhouse, &sql, clean).await
+}
+
+async fn clean_hours(
+    clickhouse: &ClickHouse,
+    sql: &str,
+    clean: impl Fn(&StateRow) -> bool,
+) -> Result<CleanHours, Error> {
+    let query = clickhouse.reader()?.query(sql);
+    let rows = deadline(READ_DEADLINE, query.fetch_all::<StateRow>()).await?;
+    let clean = rows.iter().filter(|row| row.sealed > 0 && clean(row));
+    let entry = |row: &StateRow| {
+        let mark = (row.marked > 0).then_some(time(row.marked));
+        (Hour::containing(row.hour), mark)
+    };
+    Ok(clean.map(entry).collect())
+}
+
+fn time(millis: i64) -> ServerTime {
+    ServerTime::from_millis(millis)
+}
+
+fn whole_hours(window: ReportWindow) -> String {
+    let from = Hour::from(window.from.unix()).start();
+    let until = Hour::containing(window.until.unix()).start();
+    format!("hour >= toDateTime({from}, 'UTC') AND hour < toDateTime({until}, 'UTC')")
+}
+
+/// Whether nothing came, between two looks, into the hours that are read from their counts.
+pub(super) fn is_unchanged(split: &Split, before: &CleanHours, after: &CleanHours) -> bool {
+    let used = before.iter().filter(|(hour, _)| split.holds(**hour));
+    used.into_iter()
+        .all(|(hour, mark)| after.get(hour) == Some(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::CreatedAt;
+
+    const H: u32 = 3600;
+
+    fn window(from: u32, until: u32) -> ReportWindow {
+        ReportWindow {
+            from: CreatedAt::from_unix(from),
+            until: CreatedAt::from_unix(until),
+        }
+    }
+
+    fn hours(hours: impl IntoIterator<Item = u32>) -> CleanHours {
+        let hour = |h: u32| (Hour::containing(h * H), None);
+        hours.into_iter().map(hour).collect()
+    }
+
+    #[test]
+    fn edges_and_gaps_come_from_the_claims() {
+        let split = Split::new(window(H + 1, 9 * H + 5), &hours([1, 2, 3, 5, 8, 9]));
+        assert_eq!(split.sealed, [2 * H..4 * H, 5 * H..6 * H, 8 * H..9 * H]);
+        assert_eq!(
+            split.claims,
+            [H + 1..2 * H, 4 * H..5 * H, 6 * H..8 * H, 9 * H..9 * H + 5]
+        );
+    }
+
+    #[test]
+    fn nothing_sealed_is_all_claims_and_all_sealed_is_none() {
+        let edge = Split::new(window(5, 7), &hours([0]));
+        assert_eq!((edge.claims.len(), edge.claims[0].clone()), (1, 5..7));
+        let all = Split::new(window(0, 2 * H), &hours([0, 1]));
+        assert_eq!((all.sealed.len(), all.claims.len()), (1, 0));
+    }
+
+    #[test]
+    fn many_gaps_are_bounded_and_lose_no_second() {
+        let clean = hours((0..500).filter(|h| h % 3 != 0));
+        let split = Split::new(window(7, 499 * H + 9), &clean);
+        assert!(split.claims.len() <= MAX_RANGES);
+        let mut all: Vec<_> = split.sealed.iter().chain(&split.claims).collect();
+        all.sort_by_key(|range| range.start);
+        assert_eq!(all.first().map(|r| r.start), Some(7));
+        assert_eq!(all.last().map(|r| r.end), Some(499 * H + 9));
+        assert!(all.windows(2).all(|pair| pair[0].end == pair[1].start));
+    }
+
+    #[test]
+    fn a_new_mark_is_noticed_only_where_it_matters() {
+        let before = hours([1, 2]);
+        let split = Split::new(window(H, 3 * H), &before);
+        let mut after = hours([0, 1, 2]);
+        assert!(is_unchanged(&split, &before, &after));
+        after.insert(Hour::containing(2 * H), Some(time(1)));
+        assert!(!is_unchanged(&split, &before, &after));
+        assert!(!is_unchanged(&split, &before, &hours([1])));
+    }
+}

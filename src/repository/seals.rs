@@ -1,0 +1,335 @@
+//! Sealing: counting closed hours into the pre-aggregate, and knowing which are.
+//!
+//! The counting itself is done by materialized views (`migrations/0005` and `0006`) that fire when a
+//! row asks for an hour. Here is the protocol around them, which makes the counts exact:
+//!
+//! 1. The server's time is read first, and is what the counts are said to be as of.
+//! 2. The views count the hour. Every row that could be read at that time is in.
+//! 3. Only when they have confirmed is the hour recorded as sealed.
+//!
+//! Every step may be repeated, by anybody, at any time, and may be the last one before a crash: of
+//! several counts the youngest is used, and one without its record is not used at all.
+//!
+//! Refuses to know: when to seal what.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clickhouse::{Client, Row};
+use serde::Deserialize;
+
+use super::migrate::MARKS;
+use super::{ClickHouse, Error, READ_DEADLINE, SEAL_DEADLINE, SEAL_EXECUTION_SECS, deadline};
+use crate::domain::Hour;
+
+/// Rows that come within this time after their hour are not marked; as in `migrations/0004`.
+const MARK_SLACK: Duration = Duration::from_secs(1800);
+
+/// How long an insert can lie between its mark and its row, and how far the clocks of a cluster's
+/// servers may differ besides: five times the deadline of an insert.
+pub(super) const INSERT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How far the clocks of a cluster's servers may differ where an hour is sealed for the first time.
+const CLOCK_SKEW: Duration = Duration::from_secs(540);
+
+/// An hour may be sealed this long after its end and not earlier: by then every row that came without
+/// a mark can be read.
+pub const LEAST_SEAL_DELAY: Duration =
+    Duration::from_secs(MARK_SLACK.as_secs() + INSERT_LIMIT.as_secs() + CLOCK_SKEW.as_secs());
+
+/// How much memory one count may use before it goes to disk, in bytes.
+const MEMORY_BEFORE_DISK: &str = "1073741824";
+/// Sealing leaves the other cores to the reports.
+const THREADS: &str = "2";
+
+/// A moment by the ClickHouse server's own clock, in milliseconds since the Unix epoch. The service's
+/// clock does not come into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServerTime(i64);
+
+impl ServerTime {
+    /// This many milliseconds since the Unix epoch.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whether counts of this time hold every row whose newest mark is `mark`.
+    pub(super) fn covers(self, mark: ServerTime) -> bool {
+        self.0 > mark.0 + millis(INSERT_LIMIT)
+    }
+
+    /// How long after `earlier` this is; zero when it is not.
+    pub fn since(self, earlier: ServerTime) -> Duration {
+        Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))
+    }
+}
+
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Since when seals are good, in SQL: rows that came before the view of marks existed have none.
+pub(super) fn trusted_since() -> String {
+    let limit = millis(INSERT_LIMIT);
+    format!(
+        "assumeNotNull((SELECT toUnixTimestamp64Milli(max(applied_at)) + {limit} \
+         FROM schema_migrations WHERE name = '{MARKS}'))"
+    )
+}
+
+/// What is known of one hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HourState {
+    /// Its counts are in, as of this time.
+    pub sealed_at: Option<ServerTime>,
+    /// When all of it was last counted, not only the users with late rows.
+    pub counted_at: Option<ServerTime>,
+    /// When its newest late row came.
+    pub marked_at: Option<ServerTime>,
+}
+
+impl HourState {
+    /// Whether rows came that its counts may not hold.
+    pub fn is_late(&self) -> bool {
+        match (self.sealed_at, self.marked_at) {
+            (Some(sealed), Some(marked)) => !sealed.covers(marked),
+            _ => false,
+        }
+    }
+}
+
+/// What is sealed and what is not, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// The moment.
+    pub now: ServerTime,
+    /// Seals as of this time or before are not trusted.
+    pub trusted_since: ServerTime,
+    /// Every closed hour within the retention that is not older than the oldest view.
+    pub hours: BTreeMap<Hour, HourState>,
+}
+
+/// Counts hours and says which are counted; cheap to clone.
+#[derive(Clone)]
+pub struct Seals {
+    clickhouse: ClickHouse,
+    delay: Duration,
+}
+
+#[derive(Row, Deserialize)]
+struct Bounds {
+    now: i64,
+    trusted_since: i64,
+    oldest: u32,
+}
+
+#[derive(Row, Deserialize)]
+struct HourRow {
+    hour: u32,
+    sealed: i64,
+    counted: i64,
+    marked: i64,
+}
+
+impl Seals {
+    /// Of the database in `clickhouse`; hours are closed `delay` after their end, which must be
+    /// [`LEAST_SEAL_DELAY`] at least for the counts to be exact.
+    pub fn new(clickhouse: ClickHouse, delay: Duration) -> Self {
+        Self { clickhouse, delay }
+    }
+
+    /// The server's clock.
+    ///
+    /// # Errors
+    /// When ClickHouse can't answer.
+    pub async fn now(&self) -> Result<ServerTime, Error> {
+        let query = self
+            .clickhouse
+            .reader()?
+            .query("SELECT toUnixTimestamp64Milli(now64(3))");
+        Ok(ServerTime(
+            deadline(READ_DEADLINE, query.fetch_one::<i64>()).await?,
+        ))
+    }
+
+    /// Looks at all hours.
+    ///
+    /// # Errors
+    /// When ClickHouse can't answer.
+    pub async fn survey(&self) -> Result<Survey, Error> {
+        let reader = self.clickhouse.reader()?;
+        let trusted_since = trusted_since();
+        let query = reader.query(&format!(
+            "SELECT toUnixTimestamp64Milli(now64(3)) AS now, {trusted_since} AS trusted_since, \
+             assumeNotNull((SELECT toUnixTimestamp(min(created_at)) FROM traffic)) AS oldest"
+        ));
+        let bounds = deadline(READ_DEADLINE, query.fetch_one::<Bounds>()).await?;
+        let retained = i64::from(self.clickhouse.schema.retention_days) * 86_400;
+        let expired = u32::try_from(bounds.now / 1000 - retained).unwrap_or(0);
+        let first = Hour::containing(bounds.oldest.max(expired));
+        let mut hours = BTreeMap::new();
+        let mut hour = first;
+        while bounds.oldest > 0 && self.is_closed(hour, ServerTime(bounds.now)) {
+            hours.insert(hour, HourState::default());
+            hour = Hour::from(hour.end());
+        }
+
+        let query = reader
+            .query(&format!(
+                "SELECT toUnixTimestamp(hour) AS hour, max(sealed) AS sealed, \
+                 max(counted) AS counted, max(marked) AS marked FROM (\
+                 SELECT hour, toUnixTimestamp64Milli(sealed_at) AS sealed, \
+                 toUnixTimestamp64Milli(counted_at) AS counted, toInt64(0) AS marked \
+                 FROM traffic_seals WHERE sealed > {trusted_since} AND hour >= toDateTime(?, 'UTC') \
+                 UNION ALL SELECT hour, toInt64(0), toInt64(0), toUnixTimestamp64Milli(marked_at) \
+                 FROM traffic_marks PREWHERE scope = 'site' AND hour >= toDateTime(?, 'UTC')\
+                 ) GROUP BY hour"
+            ))
+            .bind(first.start())
+            .bind(first.start());
+        let known = |millis: i64| (millis > 0).then_some(ServerTime(millis));
+        for row in deadline(READ_DEADLINE, query.fetch_all::<HourRow>()).await? {
+            if let Some(state) = hours.get_mut(&Hour::containing(row.hour)) {
+                *state = HourState {
+                    sealed_at: known(row.sealed),
+                    counted_at: known(row.counted),
+                    marked_at: known(row.marked),
+                };
+            }
+        }
+        Ok(Survey {
+            now: ServerTime(bounds.now),
+            trusted_since: ServerTime(bounds.trusted_since),
+            hours,
+        })
+    }
+
+    /// Whether no row can come into the hour any more without leaving a mark.
+    pub fn is_closed(&self, hour: Hour, now: ServerTime) -> bool {
+        i64::from(hour.end()) * 1000 + millis(self.delay) <= now.0
+    }
+
+    /// Counts the whole hour and records it. `as_of` is the server's time, read before.
+    ///
+    /// # Errors
+    /// When a step failed; the hour is then not recorded. [`Error::NotClosed`] when it is too early.
+    pub async fn seal(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+        self.count_users(hour, as_of).await?;
+        self.count_pages(hour, as_of).await?;
+        self.record(hour, as_of, as_of).await
+    }
+
+    /// Counts the users with late rows again, and the hour's pages, and records it. The hour must be
+    /// sealed; `counted_at` is when all of it was counted.
+    ///
+    /// # Errors
+    /// As for [`Seals::seal`].
+    pub async fn reseal(
+        &self,
+        hour: Hour,
+        as_of: ServerTime,
+        counted_at: ServerTime,
+    ) -> Result<(), Error> {
+        self.count_late_users(hour, as_of).await?;
+        self.count_pages(hour, as_of).await?;
+        self.record(hour, as_of, counted_at).await
+    }
+
+    /// The first step of [`Seals::seal`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn count_users(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+        self.ask("traffic_seal_users", hour, as_of, "").await
+    }
+
+    /// The first step of [`Seals::reseal`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn count_late_users(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+        let limit = format!(", {} AS insert_limit_ms", millis(INSERT_LIMIT));
+        self.ask("traffic_seal_late_users", hour, as_of, &limit)
+            .await
+    }
+
+    /// The second step of both.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn count_pages(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+        self.ask("traffic_seal_pages", hour, as_of, "").await
+    }
+
+    /// The last step of both; only after the others have succeeded.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn record(
+        &self,
+        hour: Hour,
+        as_of: ServerTime,
+        counted_at: ServerTime,
+    ) -> Result<(), Error> {
+        let counted = counted_at.0;
+        let counted =
+            format!(", fromUnixTimestamp64Milli(toInt64({counted}), 'UTC') AS counted_at");
+        self.ask("traffic_seals", hour, as_of, &counted).await
+    }
+
+    async fn ask(
+        &self,
+        table: &str,
+        hour: Hour,
+        as_of: ServerTime,
+        more: &str,
+    ) -> Result<(), Error> {
+        if !self.is_closed(hour, as_of) {
+            return Err(Error::NotClosed(hour));
+        }
+        let (start, at) = (hour.start(), as_of.0);
+        let sql = format!(
+            "INSERT INTO {table} SELECT toDateTime({start}, 'UTC') AS hour, \
+             fromUnixTimestamp64Milli(toInt64({at}), 'UTC') AS sealed_at{more}"
+        );
+        deadline(SEAL_DEADLINE, self.sealer()?.query(&sql).execute()).await
+    }
+
+    fn sealer(&self) -> Result<Client, Error> {
+        let limit = SEAL_EXECUTION_SECS.to_string();
+        Ok(self
+            .clickhouse
+            .database()?
+            .with_setting("max_execution_time", limit)
+            .with_setting("max_threads", THREADS)
+            .with_setting("max_bytes_before_external_group_by", MEMORY_BEFORE_DISK))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::{INSERT_DEADLINE, MIGRATIONS};
+
+    #[test]
+    fn the_slacks_leave_room_for_the_slowest_insert() {
+        assert!(INSERT_LIMIT >= 4 * INSERT_DEADLINE);
+        assert!(LEAST_SEAL_DELAY >= MARK_SLACK + INSERT_LIMIT);
+        let marks = MIGRATIONS.iter().find(|m| m.name == MARKS).unwrap();
+        let slack = format!("toIntervalSecond({})", MARK_SLACK.as_secs());
+        assert!(marks.template.contains(&slack));
+    }
+
+    #[test]
+    fn a_mark_is_covered_only_by_counts_made_after_its_insert_must_have_ended() {
+        let at = |millis: i64| ServerTime(1_000_000 + millis);
+        assert!(!at(0).covers(at(0)));
+        assert!(!at(60_000).covers(at(0)));
+        assert!(at(60_001).covers(at(0)));
+    }
+}
