@@ -14,8 +14,8 @@ use super::sealed::{CleanHours, Split, clean_for_site, clean_for_user, is_unchan
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{DailyReport, ReportWindow, UserId};
 
-/// From so many views in its window on a report is cheaper from the pre-aggregate; measured, see
-/// docs/data-model.md.
+/// From so many views in its window on a report is cheaper from the pre-aggregate: seen with a
+/// prototype on merged data. It only decides what a report costs.
 const WORTH_THE_VIEW: u64 = 200_000;
 
 /// A window of a user of whom nothing is known is read from the pre-aggregate if it is longer than

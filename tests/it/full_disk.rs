@@ -119,6 +119,12 @@ async fn a_full_disk_refuses_and_recovers() {
     acknowledged += more;
     app.sql("RENAME TABLE away TO traffic").await;
     until_counted(&app, acknowledged).await;
+    // A file is deleted only after its views are counted.
+    let deadline = Instant::now() + PATIENCE;
+    while app.get("/health/ready").await.body["spool"]["files"] != 0 {
+        assert!(Instant::now() < deadline, "the spool is not emptied");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     // The disk is full, ClickHouse is well: nobody notices.
     std::fs::write(&ballast, vec![0; 2 << 20]).unwrap_err();
