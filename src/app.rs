@@ -156,7 +156,8 @@ async fn serve(
     let state = AppState {
         writer,
         page_views,
-        reports: Reports::new(reports_from(settings, &clickhouse), plan(settings)),
+        reports: Reports::new(clickhouse.clone(), plan(settings))
+            .reading_from(reports_from(settings, &clickhouse)),
         delivery: Arc::clone(&delivery),
         sealer: Arc::clone(&sealer),
         clickhouse,

@@ -18,7 +18,7 @@ mod invalid;
 mod page_view;
 mod reading;
 mod recent_writes;
-mod report;
+mod reports;
 mod scalar;
 mod values;
 mod version;
@@ -30,7 +30,10 @@ pub use invalid::{FieldError, Invalid};
 pub use page_view::{PageView, PageViewChange};
 pub use reading::{Rejection, read_change, read_identified_view, read_view};
 pub use recent_writes::{Conflict, Pending, RecentWrites};
-pub use report::{DailyReport, ReportWindow};
+pub use reports::{
+    Cursor, DailyReport, DayViews, DaysQuery, DaysReport, Interval, MAX_LIMIT, PageTotal,
+    PagesPage, PagesQuery, PagesRequest, Parameters, ReportWindow,
+};
 pub use values::{AcceptanceWindow, CreatedAt, MAX_PAGE_URL_BYTES, PageUrl, RequestId, UserId};
 pub use version::{Version, VersionSource};
 

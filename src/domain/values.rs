@@ -131,6 +131,11 @@ impl AcceptanceWindow {
         }
     }
 
+    /// The moment that it is the window of.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.now
+    }
+
     /// The last second that is beyond the retention.
     pub fn expired_until(&self) -> CreatedAt {
         CreatedAt(u32::try_from(self.expired_until_unix()).unwrap_or(0))

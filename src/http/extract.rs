@@ -1,12 +1,16 @@
 //! Extractors whose rejections are problems.
 
+use std::convert::Infallible;
 use std::str::FromStr;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, StatusCode, header, request};
 
+use percent_encoding::percent_decode_str;
+
 use super::problem::{Kind, Problem};
+use crate::domain::Parameters;
 
 /// The single id in a path.
 pub(super) struct PathId<T>(pub(super) T);
@@ -27,6 +31,29 @@ where
             .map(Self)
             .map_err(|reason| malformed().with_detail(format!("the id in the path {reason}")))
     }
+}
+
+/// The parameters behind the path, decoded as HTML forms encode them.
+pub(super) struct QueryParameters(pub(super) Parameters);
+
+impl<S: Send + Sync> FromRequestParts<S> for QueryParameters {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut request::Parts, _: &S) -> Result<Self, Infallible> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = query.split('&').filter(|pair| !pair.is_empty());
+        let parameters = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decoded(name), decoded(value));
+            (String::from_utf8_lossy(&name).into_owned(), value)
+        });
+        let parameters = parameters.map(|(name, value)| (name, String::from_utf8(value).ok()));
+        Ok(Self(Parameters(parameters.collect())))
+    }
+}
+
+fn decoded(text: &str) -> Vec<u8> {
+    percent_decode_str(&text.replace('+', " ")).collect()
 }
 
 /// A body that is declared as JSON, not yet parsed.

@@ -9,6 +9,8 @@
 //!
 //! Refuses to know: SQL, ClickHouse's client, the engine, configuration sources.
 
+mod accept;
+mod answer;
 mod batches;
 mod body;
 mod elements;
@@ -52,7 +54,8 @@ const BODY_PAUSE: Duration = Duration::from_secs(20);
 /// All routes, over `state`.
 pub fn router(state: AppState) -> Router {
     let max_body_bytes = state.max_body_bytes;
-    let (router, document) = api().split_for_parts();
+    let (router, mut document) = api().split_for_parts();
+    openapi::complete(&mut document);
     // Rendered once: a router is copied for every connection.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     router
@@ -85,6 +88,8 @@ fn api() -> OpenApiRouter<Shared> {
         ))
         .routes(routes!(batches::post))
         .routes(routes!(reports::daily))
+        .routes(routes!(reports::days))
+        .routes(routes!(reports::pages))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }

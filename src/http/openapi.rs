@@ -2,7 +2,7 @@
 
 use axum::Router;
 use utoipa::IntoResponses;
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{ComponentsBuilder, Header, InfoBuilder, OpenApi, OpenApiBuilder, RefOr};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::problem::{BadField, Problem};
@@ -31,7 +31,40 @@ pub(super) fn base() -> OpenApi {
 
 /// The document that `/openapi.json` serves.
 pub fn document() -> OpenApi {
-    super::api().into_openapi()
+    let mut document = super::api().into_openapi();
+    complete(&mut document);
+    document
+}
+
+/// Adds to every report what all of them answer with.
+pub(super) fn complete(document: &mut OpenApi) {
+    let headers = [
+        ("etag", "Of the body; strong"),
+        (
+            "data-complete-through",
+            "An RFC 3339 time: every view that this instance acknowledged before it is counted",
+        ),
+        (
+            "rows-spooled",
+            "How many rows wait on this instance's disk, counted by no report yet",
+        ),
+    ];
+    let reports = document.paths.paths.values_mut();
+    let reports = reports.filter_map(|path| path.get.as_mut()).filter(|get| {
+        let tags = get.tags.as_deref().unwrap_or_default();
+        tags.iter().any(|tag| tag == "reports")
+    });
+    for report in reports {
+        for status in ["200", "304"] {
+            if let Some(RefOr::T(response)) = report.responses.responses.get_mut(status) {
+                for (name, description) in headers {
+                    let mut header = Header::default();
+                    header.description = Some(description.to_owned());
+                    response.headers.insert(name.to_owned(), header.into());
+                }
+            }
+        }
+    }
 }
 
 /// Swagger UI at `/docs`, from files inside the binary.
@@ -60,6 +93,29 @@ pub(super) struct NotFound(Problem);
     description = "Another page view is known under this request_id")]
 #[expect(dead_code, reason = "documents a response")]
 pub(super) struct Conflict(Problem);
+
+#[derive(IntoResponses)]
+#[response(status = NOT_MODIFIED,
+    description = "The answer has the tag that `If-None-Match` names")]
+pub(super) struct NotModified;
+
+#[derive(IntoResponses)]
+#[response(status = NOT_ACCEPTABLE, content_type = "application/problem+json",
+    description = "`Accept` allows neither application/json nor text/csv")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct NotAcceptable(Problem);
+
+#[derive(IntoResponses)]
+#[response(status = GONE, content_type = "application/problem+json",
+    description = "The rest of the answer is not kept any more; start over without `after`")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct CursorExpired(Problem);
+
+#[derive(IntoResponses)]
+#[response(status = UNPROCESSABLE_ENTITY, content_type = "application/problem+json",
+    description = "Parameters are unknown, repeated or out of range; all are named")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct InvalidParameters(Problem);
 
 #[derive(IntoResponses)]
 #[response(status = UNPROCESSABLE_ENTITY, content_type = "application/problem+json",

@@ -25,6 +25,10 @@ pub enum Kind {
     PageViewNotFound,
     /// The path leads nowhere.
     NoSuchRoute,
+    /// The client accepts neither form of a report.
+    NotAcceptable,
+    /// The rest of a long answer is not kept any more.
+    CursorExpired,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// Another view is known under this request id.
@@ -35,6 +39,10 @@ pub enum Kind {
     UnsupportedMediaType,
     /// Fields are missing, unknown or out of range.
     InvalidPageView,
+    /// Parameters are unknown, repeated or out of range.
+    InvalidParameters,
+    /// A long answer is too long to be kept for reading it in parts.
+    AnswerTooLong,
     /// ClickHouse refuses this very view for good.
     RefusedByStore,
     /// The ingest buffer is full.
@@ -61,11 +69,15 @@ impl Kind {
         Kind::MalformedJson,
         Kind::PageViewNotFound,
         Kind::NoSuchRoute,
+        Kind::NotAcceptable,
+        Kind::CursorExpired,
         Kind::MethodNotAllowed,
         Kind::RequestIdConflict,
         Kind::BodyTooLarge,
         Kind::UnsupportedMediaType,
         Kind::InvalidPageView,
+        Kind::InvalidParameters,
+        Kind::AnswerTooLong,
         Kind::RefusedByStore,
         Kind::BufferFull,
         Kind::StoreUnavailable,
@@ -81,11 +93,15 @@ impl Kind {
             Kind::MalformedJson => "malformed-json",
             Kind::PageViewNotFound => "page-view-not-found",
             Kind::NoSuchRoute => "no-such-route",
+            Kind::NotAcceptable => "not-acceptable",
+            Kind::CursorExpired => "cursor-expired",
             Kind::MethodNotAllowed => "method-not-allowed",
             Kind::RequestIdConflict => "request-id-conflict",
             Kind::BodyTooLarge => "body-too-large",
             Kind::UnsupportedMediaType => "unsupported-media-type",
             Kind::InvalidPageView => "invalid-page-view",
+            Kind::InvalidParameters => "invalid-parameters",
+            Kind::AnswerTooLong => "answer-too-long",
             Kind::RefusedByStore => "refused-by-store",
             Kind::BufferFull => "buffer-full",
             Kind::StoreUnavailable => "store-unavailable",
@@ -100,11 +116,16 @@ impl Kind {
         match self {
             Kind::MalformedId | Kind::MalformedJson => StatusCode::BAD_REQUEST,
             Kind::PageViewNotFound | Kind::NoSuchRoute => StatusCode::NOT_FOUND,
+            Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
+            Kind::CursorExpired => StatusCode::GONE,
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::RequestIdConflict => StatusCode::CONFLICT,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Kind::InvalidPageView | Kind::RefusedByStore => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::InvalidPageView
+            | Kind::InvalidParameters
+            | Kind::AnswerTooLong
+            | Kind::RefusedByStore => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::BufferFull => StatusCode::TOO_MANY_REQUESTS,
             Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -119,11 +140,15 @@ impl Kind {
             Kind::MalformedJson => "The body is not well-formed JSON",
             Kind::PageViewNotFound => "No page view has this request_id",
             Kind::NoSuchRoute => "There is nothing at this path",
+            Kind::NotAcceptable => "The report is not available in any accepted type",
+            Kind::CursorExpired => "The rest of this answer is not kept any more; start over",
             Kind::MethodNotAllowed => "This path does not support the method",
             Kind::RequestIdConflict => "Another page view is known under this request_id",
             Kind::BodyTooLarge => "The body is too large",
             Kind::UnsupportedMediaType => "The type or coding of the body is not supported",
             Kind::InvalidPageView => "The page view is not valid",
+            Kind::InvalidParameters => "The parameters are not valid",
+            Kind::AnswerTooLong => "The answer is too long to be read in parts; ask for less",
             Kind::RefusedByStore => "The store refuses this page view",
             Kind::BufferFull => "The service is busy; nothing was kept, try again",
             Kind::StoreUnavailable => "The store did not confirm; try again",
@@ -189,6 +214,14 @@ impl Problem {
             status: kind.status().as_u16(),
             detail: None,
             errors: Vec::new(),
+        }
+    }
+
+    /// What is wrong with the parameters of a report.
+    pub(super) fn parameters(invalid: Invalid) -> Self {
+        Self {
+            errors: invalid.errors().iter().map(BadField::from).collect(),
+            ..Problem::new(Kind::InvalidParameters)
         }
     }
 
@@ -264,6 +297,12 @@ impl From<repository::Error> for Problem {
         match error {
             repository::Error::Write(error) => error.into(),
             repository::Error::Waiting => Problem::new(Kind::NotYetKnown),
+            repository::Error::SnapshotGone => Problem::new(Kind::CursorExpired),
+            repository::Error::AnswerTooLong { rows, max } => Problem::new(Kind::AnswerTooLong)
+                .with_detail(format!(
+                    "it has {rows} rows, at most {max} can be; \
+                     choose a shorter range, a longer interval or a longer prefix"
+                )),
             error => {
                 READ_FAILED.say(|left_out| warn!(%error, left_out, "read failed"));
                 Problem::new(Kind::StoreUnavailable)

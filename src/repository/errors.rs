@@ -34,6 +34,17 @@ pub enum Error {
     /// ClickHouse does not know the view, but it may be among those that wait in this node's spool.
     #[error("the view may still wait in the spool")]
     Waiting,
+    /// The rest of a long answer is not kept any more.
+    #[error("the snapshot is gone")]
+    SnapshotGone,
+    /// An answer has more rows than are kept for reading it in parts.
+    #[error("the answer has {rows} rows; at most {max} are kept")]
+    AnswerTooLong {
+        /// How many it has.
+        rows: u64,
+        /// How many are kept.
+        max: u64,
+    },
     /// The hour can't be sealed yet.
     #[error("the hour from {0} is not closed yet")]
     NotClosed(Hour),

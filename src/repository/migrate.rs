@@ -60,6 +60,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0007_traffic_seals",
         template: include_str!("../../migrations/0007_traffic_seals.sql"),
     },
+    Migration {
+        version: 9,
+        name: "0009_traffic_pages_snapshots",
+        template: include_str!("../../migrations/0009_traffic_pages_snapshots.sql"),
+    },
 ];
 
 /// The migration that creates the view of marks: what was sealed before it ran is not to be trusted.

@@ -9,9 +9,11 @@
 //!
 //! Refuses to know: HTTP answers, where the server came from.
 
+mod days;
 mod errors;
 mod migrate;
 mod page_views;
+mod pages;
 mod render;
 mod reports;
 mod rows;
@@ -19,6 +21,7 @@ mod sealed;
 mod sealer;
 mod seals;
 mod settlement;
+mod snapshots;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,11 +35,12 @@ pub use errors::Error;
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
 pub use page_views::{Lookup, PageViews, Removal, Update};
 pub use render::{Schema, render};
-pub use reports::{PageTotal, Plan, Reports};
+pub use reports::{Plan, Reports};
 pub use rows::readable;
 pub use sealer::{LastRefresh, Sealer, SealerStats};
 pub use seals::{HourState, LEAST_SEAL_DELAY, Seals, ServerTime, Survey};
 pub use settlement::Unfinished;
+pub use snapshots::{MAX_SNAPSHOT_ROWS, Moment, SNAPSHOT_LIFE};
 
 /// How long one insert may take, views and quorum included, before it counts as failed. ClickHouse
 /// itself gives up earlier ([`INSERT_EXECUTION_SECS`]), so that what failed here has ended there.

@@ -10,7 +10,7 @@ use clickhouse::query::Query;
 use lru::LruCache;
 use serde::Deserialize;
 
-use super::sealed::{CleanHours, Split, clean_for_site, clean_for_user, is_unchanged, within};
+use super::sealed::{Split, clean_for_user, read_steadily, within};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{DailyReport, ReportWindow, UserId};
 
@@ -25,9 +25,6 @@ const LONG_WINDOW: u32 = 2 * 86_400;
 /// Of so many users it is remembered how much they view: about 4 MB.
 const KNOWN_USERS: NonZeroUsize = NonZeroUsize::new(50_000).unwrap();
 
-/// How often late rows may come in between before a report is read from the claims alone.
-const MAX_LOOKS: usize = 3;
-
 /// Where reports are read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
@@ -39,22 +36,13 @@ pub enum Plan {
     Claims,
 }
 
-/// One page in a report on the whole site.
-#[derive(Debug, Clone, PartialEq, Eq, Row, Deserialize)]
-pub struct PageTotal {
-    /// The page.
-    pub page_url: String,
-    /// How often it was viewed.
-    pub views: u64,
-    /// By how many users.
-    pub users: u64,
-}
-
 /// Answers reports; cheap to clone.
 #[derive(Clone)]
 pub struct Reports {
-    clickhouse: ClickHouse,
-    plan: Plan,
+    pub(super) clickhouse: ClickHouse,
+    /// Where snapshots are written, and read.
+    pub(super) writes: ClickHouse,
+    pub(super) plan: Plan,
     /// Views per day of the users who were last asked for.
     volumes: Arc<Mutex<LruCache<UserId, u64>>>,
 }
@@ -73,12 +61,22 @@ struct PageCount {
 }
 
 impl Reports {
-    /// Reads from `clickhouse`, which may be a replica of the one that is written to.
+    /// Reads from `clickhouse`, and writes there what it must remember.
     pub fn new(clickhouse: ClickHouse, plan: Plan) -> Self {
         Self {
+            writes: clickhouse.clone(),
             clickhouse,
             plan,
             volumes: Arc::new(Mutex::new(LruCache::new(KNOWN_USERS))),
+        }
+    }
+
+    /// Reads from a replica instead; it still writes where it did.
+    #[must_use]
+    pub fn reading_from(self, replica: ClickHouse) -> Self {
+        Self {
+            clickhouse: replica,
+            ..self
         }
     }
 
@@ -94,14 +92,18 @@ impl Reports {
         } else {
             self.read_claims(user_id, window).await?
         };
-        let views: u64 = report.pages.iter().map(|(_, views)| views).sum();
-        let per_day = views.saturating_mul(86_400) / u64::from(length.max(1));
-        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
-        volumes.put(user_id, per_day);
+        self.remember(user_id, report.views(), length);
         Ok(report)
     }
 
-    fn reads_view(&self, user_id: UserId, length: u32) -> bool {
+    /// How much a user views, for choosing the plan next time.
+    pub(super) fn remember(&self, user_id: UserId, views: u64, length: u32) {
+        let per_day = views.saturating_mul(86_400) / u64::from(length.max(1));
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        volumes.put(user_id, per_day);
+    }
+
+    pub(super) fn reads_view(&self, user_id: UserId, length: u32) -> bool {
         match self.plan {
             Plan::View => true,
             Plan::Claims => false,
@@ -132,61 +134,20 @@ impl Reports {
         daily_report(query).await
     }
 
-    /// Looks at what is sealed, reads, and looks again: a row that moved from a sealed hour into
-    /// another one meanwhile would be counted twice or not at all.
     async fn read_view(&self, user_id: UserId, window: ReportWindow) -> Result<DailyReport, Error> {
-        let mut clean = clean_for_user(&self.clickhouse, user_id, window).await?;
-        for _ in 0..MAX_LOOKS {
-            let split = Split::new(window, &clean);
-            if split.sealed.is_empty() {
-                break;
-            }
-            let query = self.clickhouse.reader()?.query(&of_user(user_id, &split));
-            let report = daily_report(query).await?;
-            let after = clean_for_user(&self.clickhouse, user_id, window).await?;
-            if is_unchanged(&split, &clean, &after) {
-                return Ok(report);
-            }
-            clean = after;
-        }
-        self.read_claims(user_id, window).await
-    }
-
-    /// Views and users of every page of the site in `window`, most viewed first. The window must not
-    /// reach back beyond the retention.
-    ///
-    /// # Errors
-    /// When ClickHouse can't answer.
-    pub async fn pages(&self, window: ReportWindow) -> Result<Vec<PageTotal>, Error> {
-        if self.plan != Plan::Claims {
-            let mut clean = clean_for_site(&self.clickhouse, window).await?;
-            for _ in 0..MAX_LOOKS {
-                let split = Split::new(window, &clean);
-                let totals = self.site_pages(&split).await?;
-                let after = clean_for_site(&self.clickhouse, window).await?;
-                if is_unchanged(&split, &clean, &after) {
-                    return Ok(totals);
+        read_steadily(
+            window,
+            || clean_for_user(&self.clickhouse, user_id, window),
+            |clean| Split::new(window, clean),
+            |split| async move {
+                if split.sealed.is_empty() {
+                    return self.read_claims(user_id, window).await;
                 }
-                clean = after;
-            }
-        }
-        self.site_pages(&Split::new(window, &CleanHours::new()))
-            .await
-    }
-
-    async fn site_pages(&self, split: &Split) -> Result<Vec<PageTotal>, Error> {
-        let sql = format!(
-            "SELECT page_url, sum(n) AS views, toUInt64(groupBitmapMerge(viewers)) AS users FROM (\
-             SELECT page_url, views AS n, users AS viewers FROM traffic_hourly_pages FINAL \
-             PREWHERE {} WHERE views > 0 \
-             UNION ALL SELECT page_url, count() AS n, groupBitmapState(user_id) AS viewers \
-             FROM traffic FINAL PREWHERE {} GROUP BY page_url\
-             ) GROUP BY page_url ORDER BY views DESC, page_url",
-            within("hour", &split.sealed),
-            within("created_at", &split.claims)
-        );
-        let query = self.clickhouse.reader()?.query(&sql);
-        deadline(READ_DEADLINE, query.fetch_all::<PageTotal>()).await
+                let query = self.clickhouse.reader()?.query(&of_user(user_id, &split));
+                daily_report(query).await
+            },
+        )
+        .await
     }
 }
 

@@ -18,11 +18,14 @@ use crate::domain::{Hour, ReportWindow, UserId};
 /// them are read from the claims as well.
 const MAX_RANGES: usize = 16;
 
+/// How often late rows may come in between before a report is read from the claims alone.
+const MAX_LOOKS: usize = 3;
+
 /// Sealed hours whose counts are good, each with its newest mark.
 pub(super) type CleanHours = BTreeMap<Hour, Option<ServerTime>>;
 
 /// A window in two parts, in ranges of seconds since the Unix epoch.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Split {
     /// Whole sealed hours.
     pub(super) sealed: Vec<Range<u32>>,
@@ -32,6 +35,20 @@ pub(super) struct Split {
 
 impl Split {
     pub(super) fn new(window: ReportWindow, clean: &CleanHours) -> Self {
+        Self::within_ranges(window, clean, MAX_RANGES)
+    }
+
+    /// All of the window from the claims.
+    pub(super) fn claims_only(window: ReportWindow) -> Self {
+        Self::new(window, &CleanHours::new())
+    }
+
+    /// In at most so many ranges of claims.
+    pub(super) fn within_ranges(
+        window: ReportWindow,
+        clean: &CleanHours,
+        max_ranges: usize,
+    ) -> Self {
         let (from, until) = (window.from.unix(), window.until.unix());
         let mut sealed: Vec<Range<u32>> = Vec::new();
         for hour in clean.keys() {
@@ -43,7 +60,7 @@ impl Split {
                 _ => sealed.push(hour.start()..hour.end()),
             }
         }
-        while sealed.len() >= MAX_RANGES {
+        while sealed.len() >= max_ranges {
             let shortest = (0..sealed.len()).min_by_key(|i| sealed[*i].len());
             sealed.remove(shortest.unwrap_or_default());
         }
@@ -159,10 +176,39 @@ fn whole_hours(window: ReportWindow) -> String {
 }
 
 /// Whether nothing came, between two looks, into the hours that are read from their counts.
-pub(super) fn is_unchanged(split: &Split, before: &CleanHours, after: &CleanHours) -> bool {
+fn is_unchanged(split: &Split, before: &CleanHours, after: &CleanHours) -> bool {
     let used = before.iter().filter(|(hour, _)| split.holds(**hour));
     used.into_iter()
         .all(|(hour, mark)| after.get(hour) == Some(mark))
+}
+
+/// Looks at what is sealed, reads, and looks again: a row that moved from a sealed hour into another
+/// one meanwhile would be counted twice or not at all. After some looks in vain it reads the claims
+/// alone.
+pub(super) async fn read_steadily<T, L, R>(
+    window: ReportWindow,
+    look: impl Fn() -> L,
+    split: impl Fn(&CleanHours) -> Split,
+    read: impl Fn(Split) -> R,
+) -> Result<T, Error>
+where
+    L: Future<Output = Result<CleanHours, Error>>,
+    R: Future<Output = Result<T, Error>>,
+{
+    let mut clean = look().await?;
+    for _ in 0..MAX_LOOKS {
+        let split = split(&clean);
+        let answer = read(split.clone()).await?;
+        if split.sealed.is_empty() {
+            return Ok(answer);
+        }
+        let after = look().await?;
+        if is_unchanged(&split, &clean, &after) {
+            return Ok(answer);
+        }
+        clean = after;
+    }
+    read(Split::claims_only(window)).await
 }
 
 #[cfg(test)]

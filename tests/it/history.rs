@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chrono::Utc;
+use chrono::{DateTime, NaiveDate, Utc};
+use chrono_tz::Tz;
 use futures_util::future::join_all;
 use proptest::collection::vec;
 use proptest::option;
@@ -22,8 +23,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use traffic_api::domain::{CreatedAt, Hour, ReportWindow, UserId};
-use traffic_api::repository::{LEAST_SEAL_DELAY, Plan, Reports, Seals, ServerTime};
+use traffic_api::domain::{
+    CreatedAt, DaysQuery, Hour, Interval, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow, UserId,
+};
+use traffic_api::repository::{LEAST_SEAL_DELAY, Moment, Plan, Reports, Seals, ServerTime};
 
 use crate::support::{
     MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine, view,
@@ -569,11 +572,7 @@ impl History<'_> {
 
     /// Compares the reports of every user and of the site on any window.
     async fn check_window(&self, reports: &Reports, from: i64, until: i64) -> u64 {
-        let second = |at: i64| CreatedAt::from_unix(u32::try_from(at).unwrap());
-        let window = ReportWindow {
-            from: second(from),
-            until: second(until),
-        };
+        let window = window(from, until);
         let within = self
             .current
             .values()
@@ -582,7 +581,9 @@ impl History<'_> {
         for (user, _, page) in within {
             *by_user.entry((*user, *page)).or_default() += 1;
         }
+        let mut cells = 0;
         for user in 0..USERS {
+            cells += PAGES.len() as u64;
             let id = UserId::new(self.first_user + user);
             let report = reports.daily(id, window).await.unwrap();
             let found: BTreeMap<&str, u64> = report
@@ -594,20 +595,105 @@ impl History<'_> {
             let expected = own.map(|((_, page), n)| (PAGES[*page], *n)).collect();
             assert_eq!(found, expected, "user {user} in {from}..{until}");
         }
-        let found: BTreeMap<String, (u64, u64)> = reports
-            .pages(window)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|total| (total.page_url, (total.views, total.users)))
-            .collect();
-        let mut expected: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        for ((_, page), n) in &by_user {
-            let total = expected.entry(PAGES[*page].to_owned()).or_default();
-            *total = (total.0 + n, total.1 + 1);
+        cells += self.check_days(reports, from, until).await;
+        cells + self.check_pages(reports, from, until).await
+    }
+
+    /// Compares the days of every user in zones whose days begin at other minutes.
+    async fn check_days(&self, reports: &Reports, from: i64, until: i64) -> u64 {
+        let mut cells = 0;
+        for zone in [Tz::UTC, Tz::Asia__Kathmandu, Tz::America__St_Johns] {
+            let local = |at: i64| {
+                let at = DateTime::from_timestamp(at, 0).unwrap();
+                at.with_timezone(&zone).date_naive()
+            };
+            let query = DaysQuery::new(zone, local(from), local(until).succ_opt().unwrap(), true);
+            let dates: Vec<_> = query
+                .from()
+                .iter_days()
+                .take_while(|d| *d < query.to())
+                .collect();
+            for user in 0..USERS {
+                let mut expected: BTreeMap<(NaiveDate, &str), u64> = BTreeMap::new();
+                for (_, at, page) in self.current.values().filter(|(u, ..)| *u == user) {
+                    if dates.contains(&local(*at)) {
+                        *expected.entry((local(*at), PAGES[*page])).or_default() += 1;
+                    }
+                }
+                let id = UserId::new(self.first_user + user);
+                let report = reports.days(id, &query).await.unwrap();
+                let listed: Vec<_> = report.days.iter().map(|day| day.date).collect();
+                assert_eq!(listed, dates);
+                let mut found = BTreeMap::new();
+                for day in &report.days {
+                    let pages = &day.pages.as_ref().unwrap().pages;
+                    assert_eq!(day.views, pages.iter().map(|(_, n)| n).sum::<u64>());
+                    found.extend(
+                        pages
+                            .iter()
+                            .map(|(page, n)| ((day.date, page.as_str()), *n)),
+                    );
+                }
+                assert_eq!(found, expected, "user {user} by day in {zone} from {from}");
+                // Without pages the counts come from another column.
+                let query = DaysQuery::new(zone, query.from(), query.to(), false);
+                let totals = reports.days(id, &query).await.unwrap().days;
+                let by_page = report.days.iter().map(|day| day.views);
+                assert!(totals.iter().map(|day| day.views).eq(by_page));
+                cells += (dates.len() * (PAGES.len() + 1)) as u64;
+            }
         }
-        assert_eq!(found, expected, "site in {from}..{until}");
-        (PAGES.len() as u64) * (u64::from(USERS) + 2)
+        cells
+    }
+
+    /// Compares the pages of the site at every interval.
+    async fn check_pages(&self, reports: &Reports, from: i64, until: i64) -> u64 {
+        let mut cells = 0;
+        let all = PagesQuery::top(window(from, until), MAX_LIMIT);
+        for (interval, prefix) in [
+            (Interval::Total, ""),
+            (Interval::Total, "https"),
+            (Interval::Day, ""),
+            (Interval::Hour, "/"),
+        ] {
+            let length = interval.seconds().map(i64::from);
+            let start = |at: i64| length.map_or(from, |length| at - at % length);
+            let mut expected: BTreeMap<(i64, &str), (u64, BTreeSet<u32>)> = BTreeMap::new();
+            for (user, at, page) in self.current.values() {
+                if (from..until).contains(at) && PAGES[*page].starts_with(prefix) {
+                    let cell = expected.entry((start(*at), PAGES[*page])).or_default();
+                    cell.0 += 1;
+                    cell.1.insert(*user);
+                }
+            }
+            let mut rows: Vec<_> = expected
+                .into_iter()
+                .map(|((start, page), (n, users))| (start, n, page, users.len() as u64))
+                .collect();
+            rows.sort_by_key(|(start, n, page, _)| (*start, u64::MAX - n, *page));
+            let query = PagesRequest::First(PagesQuery {
+                interval,
+                prefix: prefix.to_owned(),
+                ..all.clone()
+            });
+            let answer = reports.pages(&query, Moment::default()).await.unwrap();
+            let found = answer.pages.iter().map(|row| {
+                let start = i64::from(row.start.unix());
+                (start, row.views, row.page_url.as_str(), row.users)
+            });
+            let found: Vec<_> = found.collect();
+            assert_eq!(found, rows, "site by {interval:?} in {from}..{until}");
+            cells += 2 * rows.len().max(PAGES.len()) as u64;
+        }
+        cells
+    }
+}
+
+fn window(from: i64, until: i64) -> ReportWindow {
+    let second = |at: i64| CreatedAt::from_unix(u32::try_from(at).unwrap());
+    ReportWindow {
+        from: second(from),
+        until: second(until),
     }
 }
 

@@ -15,5 +15,6 @@ mod migrations;
 mod obvious_schemas;
 mod outage;
 mod problems;
+mod reports;
 mod sealing;
 mod support;

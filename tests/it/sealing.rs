@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use traffic_api::app;
 use traffic_api::config::Cli;
-use traffic_api::domain::{Clock, CreatedAt, Hour, ReportWindow, UserId};
+use traffic_api::domain::{
+    Clock, CreatedAt, Hour, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow, UserId,
+};
 use traffic_api::repository::{
-    self, LEAST_SEAL_DELAY, Plan, Reports, SealerStats, Seals, ServerTime,
+    self, LEAST_SEAL_DELAY, Moment, Plan, Reports, SealerStats, Seals, ServerTime,
 };
 
 use crate::support::{
@@ -84,7 +86,8 @@ impl Lab {
             until: CreatedAt::from_unix(self.hour.end()),
         };
         let user = reports.daily(UserId::new(7), window).await.unwrap();
-        let site = reports.pages(window).await.unwrap();
+        let all = PagesRequest::First(PagesQuery::top(window, MAX_LIMIT));
+        let site = reports.pages(&all, Moment::default()).await.unwrap().pages;
         (
             user.pages.iter().map(|(_, views)| views).sum(),
             site.iter().map(|total| total.views).sum(),

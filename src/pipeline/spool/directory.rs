@@ -7,10 +7,13 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::Name;
+use super::glance::glance;
 use super::ledger::{Count, Tally, on_disk};
 
 /// Held by the process that owns the spool.
 pub(super) const LOCK: &str = "lock";
+/// Of so many files the rows are read when all are counted anew; puts wait meanwhile.
+const ROWS_READ: u64 = 10_000;
 /// Where everything goes that can't be replayed.
 pub(super) const REJECTED: &str = "rejected";
 
@@ -63,15 +66,19 @@ pub(super) fn oldest(dir: &Path, after: Option<&Name>, limit: usize) -> io::Resu
     Ok(kept.into_sorted_vec())
 }
 
-/// Counts the batches; their sizes only if asked, because that takes a look at each file.
+/// Counts the batches; their sizes and rows only if asked, because that takes a look at each file.
+/// Of a great many, the rows are not read.
 pub(super) fn tally(dir: &Path, with_sizes: bool) -> io::Result<Tally> {
     let mut tally = Tally::default();
     walk(dir, |found, entry| {
         if let Found::Batch(name) = found {
             if !with_sizes {
-                tally.add(name, 0);
+                tally.add(name, 0, 0);
             } else if let Some(length) = length(entry)? {
-                tally.add(name, on_disk(length));
+                let readable = tally.batches.files < ROWS_READ;
+                let glance = readable.then(|| glance(&entry.path()).ok().flatten());
+                let rows = glance.flatten().map_or(1, |glance| glance.rows());
+                tally.add(name, on_disk(length), rows);
             }
         }
         Ok(())

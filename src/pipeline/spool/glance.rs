@@ -17,6 +17,14 @@ pub(super) struct Glance {
 }
 
 impl Glance {
+    /// How many rows it has; one where the table can't be read.
+    pub(super) fn rows(&self) -> u64 {
+        let records = self.records.as_deref();
+        records.map_or(1, |records| {
+            records.iter().map(|mark| u64::from(mark.rows)).sum()
+        })
+    }
+
     pub(super) fn identities(&self) -> Option<impl Iterator<Item = u64> + '_> {
         let records = self.records.as_ref()?;
         Some(records.iter().map(|mark| mark.identity))

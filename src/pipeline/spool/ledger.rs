@@ -41,6 +41,8 @@ impl Count {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) batches: Count,
+    /// Rows in them, as far as they were read; a batch that was not counts as one.
+    pub(super) rows: u64,
     pub(super) oldest: Option<Name>,
     pub(super) newest: Option<Name>,
     /// The sum of the names' hashes: two directories of equal sums hold the same names.
@@ -48,8 +50,9 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn add(&mut self, name: Name, bytes: u64) {
+    pub(super) fn add(&mut self, name: Name, bytes: u64, rows: u64) {
         self.batches.add(bytes);
+        self.rows += rows;
         self.oldest = Some(self.oldest.map_or(name, |oldest| oldest.min(name)));
         self.newest = self.newest.max(Some(name));
         self.fingerprint = self.fingerprint.wrapping_add(hash(name));
@@ -100,14 +103,25 @@ impl Ledger {
         self.rejected.bytes.saturating_add(bytes) <= self.max_bytes
     }
 
+    /// Rows that wait; of batches that were not read, at least one each.
+    pub(super) fn rows(&self) -> u64 {
+        self.tally.rows.max(self.tally.batches.files)
+    }
+
     pub(super) fn next_name(&mut self, now_ms: u64, token: Uuid) -> Name {
         let name = Name::following(self.tally.newest, now_ms, token);
         self.tally.newest = Some(name);
         name
     }
 
-    pub(super) fn add(&mut self, name: Name, bytes: u64, identities: impl Iterator<Item = u64>) {
-        self.tally.add(name, bytes);
+    pub(super) fn add(
+        &mut self,
+        name: Name,
+        bytes: u64,
+        rows: u64,
+        identities: impl Iterator<Item = u64>,
+    ) {
+        self.tally.add(name, bytes, rows);
         self.waiting.note(name, identities);
     }
 
@@ -116,10 +130,12 @@ impl Ledger {
         &mut self,
         name: Name,
         bytes: u64,
+        rows: u64,
         identities: Option<impl Iterator<Item = u64>>,
     ) {
         let tally = &mut self.tally;
         tally.batches.subtract(bytes);
+        tally.rows = tally.rows.saturating_sub(rows);
         tally.fingerprint = tally.fingerprint.wrapping_sub(hash(name));
         // What was never counted must not be taken off the counts of others.
         let identities = identities.filter(|_| !name.is_restored());
@@ -129,6 +145,7 @@ impl Ledger {
                 (0, _) => {
                     self.tally.oldest = None;
                     self.tally.batches.bytes = 0;
+                    self.tally.rows = 0;
                     self.waiting.clear();
                 }
                 // Other files went than came: some are left that were never counted.

@@ -99,9 +99,12 @@ fn enter(ledger: &mut Ledger, name: Name, size: u64, path: &Path) {
         None
     };
     match glance.as_ref().and_then(Glance::identities) {
-        Some(identities) => ledger.add(name, size, identities),
+        Some(identities) => {
+            let rows = glance.as_ref().map_or(1, Glance::rows);
+            ledger.add(name, size, rows, identities);
+        }
         None => {
-            ledger.tally.add(name, size);
+            ledger.tally.add(name, size, 1);
             ledger.waiting.leave_out(name);
         }
     }

@@ -43,6 +43,8 @@ pub struct Spool {
 pub struct State {
     /// Batches that wait, those being written included.
     pub files: u64,
+    /// Rows in them; a batch that was there before and could not be read counts as one.
+    pub rows: u64,
     /// What they take on disk, in blocks of 4 KiB.
     pub bytes: u64,
     /// What they may take.
@@ -97,7 +99,7 @@ impl Spool {
     pub fn put(&self, batch: &Batch, now_ms: u64) -> Result<Name, Error> {
         self.rooms()?;
         let encoded = format::encode(batch, now_ms).map_err(Error::Unfit)?;
-        let size = on_disk(encoded.length());
+        let (size, rows) = (on_disk(encoded.length()), batch.rows as u64);
         let identities = || batch.records.iter().map(|mark| mark.identity);
         let _unchanged = shared(&self.changes);
         let name = {
@@ -110,7 +112,7 @@ impl Spool {
             }
             let name = ledger.next_name(now_ms, batch.token);
             // Before it is visible: a replay may take it away at once.
-            ledger.add(name, size, identities());
+            ledger.add(name, size, rows, identities());
             name
         };
         let outcome = durable::publish(
@@ -122,7 +124,7 @@ impl Spool {
         ledger.last_write_failed = outcome.is_err();
         outcome.map(|()| name).map_err(|unpublished| {
             if unpublished.remains == Remains::Nothing {
-                ledger.subtract(name, size, Some(identities()));
+                ledger.subtract(name, size, rows, Some(identities()));
             }
             unpublished.error
         })
@@ -171,7 +173,7 @@ impl Spool {
         match fs::remove_file(&path) {
             Ok(()) => {
                 self.ledger()
-                    .subtract(*name, glance.size, glance.identities());
+                    .subtract(*name, glance.size, glance.rows(), glance.identities());
                 Ok(())
             }
             Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(()),
@@ -198,7 +200,7 @@ impl Spool {
         };
         {
             let mut ledger = self.ledger();
-            ledger.subtract(*name, glance.size, glance.identities());
+            ledger.subtract(*name, glance.size, glance.rows(), glance.identities());
             ledger.rejected.add(glance.size);
         }
         warn!(file = %path.display(), to = %to.display(), reason, "a spooled batch was moved aside");
@@ -258,6 +260,7 @@ impl Spool {
         let ledger = self.ledger();
         State {
             files: ledger.tally.batches.files,
+            rows: ledger.rows(),
             bytes: ledger.tally.batches.bytes,
             max_bytes: ledger.max_bytes(),
             rejected_files: ledger.rejected.files,

@@ -1,9 +1,9 @@
-//! The daily report of one user.
+//! Which seconds a report is about, and the daily report of one user.
 
 use chrono::{DateTime, Utc};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::CreatedAt;
+use crate::domain::CreatedAt;
 
 /// The seconds of one report: `from <= created_at < until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,13 @@ impl ReportWindow {
 pub struct DailyReport {
     /// (page, views), each page once.
     pub pages: Vec<(String, u64)>,
+}
+
+impl DailyReport {
+    /// All views.
+    pub fn views(&self) -> u64 {
+        self.pages.iter().map(|(_, views)| views).sum()
+    }
 }
 
 impl Serialize for DailyReport {

@@ -1,0 +1,122 @@
+//! A report on its way out: its form, how fresh it is, and whether the client has it already.
+
+use std::fmt::Write;
+
+use axum::body::Bytes;
+use axum::extract::FromRequestParts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header, request};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, SecondsFormat};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tracing::error;
+
+use super::accept::Form;
+use super::problem::{Kind, Problem};
+use crate::pipeline::Freshness;
+
+const COMPLETE_THROUGH: HeaderName = HeaderName::from_static("data-complete-through");
+const ROWS_SPOOLED: HeaderName = HeaderName::from_static("rows-spooled");
+
+/// How a client wants a report, and what it has of it.
+pub(super) struct Wanted {
+    pub(super) form: Form,
+    /// The values of `If-None-Match`.
+    known: Vec<HeaderValue>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Wanted {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut request::Parts, state: &S) -> Result<Self, Problem> {
+        let form = Form::from_request_parts(parts, state).await?;
+        let known = parts.headers.get_all(header::IF_NONE_MATCH);
+        Ok(Self {
+            form,
+            known: known.iter().cloned().collect(),
+        })
+    }
+}
+
+impl Wanted {
+    /// The report in the form that is wanted: `json` as it is, or the rows of `csv` under a header.
+    pub(super) fn body<const N: usize>(
+        &self,
+        json: &impl Serialize,
+        columns: [&str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) -> Result<Bytes, Problem> {
+        let body = match self.form {
+            Form::Json => serde_json::to_vec(json).map_err(|error| error.to_string()),
+            Form::Csv => table(columns, rows).map_err(|error| error.to_string()),
+        };
+        body.map(Bytes::from).map_err(|error| {
+            error!(error, "report not written");
+            Problem::new(Kind::Internal)
+        })
+    }
+
+    /// The answer, or that the client has it.
+    pub(super) fn answer(&self, body: Bytes, freshness: Freshness, next: Option<&str>) -> Response {
+        let etag = etag(&body);
+        let mut response = if self.has(&etag) {
+            StatusCode::NOT_MODIFIED.into_response()
+        } else {
+            ([(header::CONTENT_TYPE, self.form.content_type())], body).into_response()
+        };
+        let millis = i64::try_from(freshness.complete_through_ms).unwrap_or(i64::MAX);
+        let through = DateTime::from_timestamp_millis(millis).unwrap_or_default();
+        let through = through.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let link = next.map(|uri| (header::LINK, format!("<{uri}>; rel=\"next\"")));
+        let headers = [
+            (header::ETAG, etag),
+            (header::CACHE_CONTROL, "no-cache".to_owned()),
+            (header::VARY, "accept".to_owned()),
+            (COMPLETE_THROUGH, through),
+            (ROWS_SPOOLED, freshness.spooled_rows.to_string()),
+        ];
+        for (name, text) in headers.into_iter().chain(link) {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        response
+    }
+
+    /// Tags are compared without their weakness, as RFC 9110 (section 13.1.2) has it: a proxy that
+    /// compresses may have added it.
+    fn has(&self, etag: &str) -> bool {
+        let lists = self.known.iter().filter_map(|value| value.to_str().ok());
+        // No tag of ours holds a comma.
+        let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
+        tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    }
+}
+
+/// A strong tag: the same for the same bytes alone.
+fn etag(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    let mut tag = String::from("\"");
+    for byte in &digest[..16] {
+        // Writing to a string can't fail.
+        let _ = write!(tag, "{byte:02x}");
+    }
+    tag.push('"');
+    tag
+}
+
+fn table<const N: usize>(
+    columns: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Result<Vec<u8>, csv::Error> {
+    let mut writer = csv::WriterBuilder::new()
+        .terminator(csv::Terminator::CRLF)
+        .from_writer(Vec::new());
+    writer.write_record(columns)?;
+    for row in rows {
+        writer.write_record(&row)?;
+    }
+    writer
+        .into_inner()
+        .map_err(|error| error.into_error().into())
+}
