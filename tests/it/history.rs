@@ -9,6 +9,7 @@
 //! mark. Then one instance reads every report from the pre-aggregate and the other from the claims, and
 //! reports on other windows and on the whole site are compared as well.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +39,13 @@ const PAGES: [&str; 3] = ["/a", "/b", "https://example.org/c?d=\"'"];
 /// How far the second instance's clock runs behind the first's, in seconds.
 const BEHIND: i64 = 20;
 const DAY: i64 = 86_400;
+/// Whose days begin at other minutes.
+const ZONES: [Tz; 3] = [Tz::UTC, Tz::Asia__Kathmandu, Tz::America__St_Johns];
+const INTERVALS: [(Interval, &str); 3] = [
+    (Interval::Day, ""),
+    (Interval::Hour, "/"),
+    (Interval::Total, "https"),
+];
 const TABLES: [&str; 6] = [
     "traffic",
     "traffic_by_request",
@@ -206,13 +214,15 @@ struct History<'a> {
     current: BTreeMap<u64, Entry>,
     turn: usize,
     sealing: Option<Sealing<'a>>,
+    checks: Cell<usize>,
 }
 
 /// What a history needs to be sealed.
 struct Sealing<'a> {
     marks: &'a MarkClock,
     seals: &'a [Seals; 2],
-    reports: &'a Reports,
+    /// From the pre-aggregate, and from the claims.
+    reports: &'a [Reports; 2],
     /// ClickHouse's clock, in milliseconds.
     now: i64,
     /// What the view of marks takes for it.
@@ -563,9 +573,14 @@ impl History<'_> {
             // Whole hours, none of them, and edges.
             let now = self.clock.now();
             let hour = now - now % 3600;
-            for (from, until) in [(hour - DAY, hour), (now - 3 * DAY, now - 1800)] {
-                cells += self.check_window(sealing.reports, from, until).await;
+            let windows = [(hour - DAY, hour), (now - 3 * DAY, now - 1800)];
+            self.checks.set(self.checks.get() + 1);
+            // Mostly from the pre-aggregate: the claims have no more ways than one to be wrong.
+            let reports = &sealing.reports[usize::from(self.checks.get() % 4 == 3)];
+            for (from, until) in windows {
+                cells += self.check_window(reports, from, until).await;
             }
+            cells += self.check_days(reports, now - 3 * DAY, now).await;
         }
         cells
     }
@@ -595,97 +610,96 @@ impl History<'_> {
             let expected = own.map(|((_, page), n)| (PAGES[*page], *n)).collect();
             assert_eq!(found, expected, "user {user} in {from}..{until}");
         }
-        cells += self.check_days(reports, from, until).await;
-        cells + self.check_pages(reports, from, until).await
+        for (interval, prefix) in [(Interval::Total, ""), self.in_turn(&INTERVALS)] {
+            cells += self
+                .check_pages(reports, (from, until), interval, prefix)
+                .await;
+        }
+        cells
     }
 
-    /// Compares the days of every user in zones whose days begin at other minutes.
+    /// One of several, another one at each check.
+    fn in_turn<T: Copy>(&self, choices: &[T]) -> T {
+        choices[self.checks.get() % choices.len()]
+    }
+
+    /// Compares the days of every user in a zone.
     async fn check_days(&self, reports: &Reports, from: i64, until: i64) -> u64 {
-        let mut cells = 0;
-        for zone in [Tz::UTC, Tz::Asia__Kathmandu, Tz::America__St_Johns] {
-            let local = |at: i64| {
-                let at = DateTime::from_timestamp(at, 0).unwrap();
-                at.with_timezone(&zone).date_naive()
-            };
-            let query = DaysQuery::new(zone, local(from), local(until).succ_opt().unwrap(), true);
-            let dates: Vec<_> = query
-                .from()
-                .iter_days()
-                .take_while(|d| *d < query.to())
-                .collect();
-            for user in 0..USERS {
-                let mut expected: BTreeMap<(NaiveDate, &str), u64> = BTreeMap::new();
-                for (_, at, page) in self.current.values().filter(|(u, ..)| *u == user) {
-                    if dates.contains(&local(*at)) {
-                        *expected.entry((local(*at), PAGES[*page])).or_default() += 1;
-                    }
+        let zone = self.in_turn(&ZONES);
+        let local = |at: i64| {
+            let at = DateTime::from_timestamp(at, 0).unwrap();
+            at.with_timezone(&zone).date_naive()
+        };
+        let query = DaysQuery::new(zone, local(from), local(until).succ_opt().unwrap(), true);
+        let dates = query.from().iter_days();
+        let dates: Vec<_> = dates.take_while(|date| *date < query.to()).collect();
+        for user in 0..USERS {
+            let mut expected: BTreeMap<(NaiveDate, &str), u64> = BTreeMap::new();
+            for (_, at, page) in self.current.values().filter(|(u, ..)| *u == user) {
+                if dates.contains(&local(*at)) {
+                    *expected.entry((local(*at), PAGES[*page])).or_default() += 1;
                 }
-                let id = UserId::new(self.first_user + user);
-                let report = reports.days(id, &query).await.unwrap();
-                let listed: Vec<_> = report.days.iter().map(|day| day.date).collect();
-                assert_eq!(listed, dates);
-                let mut found = BTreeMap::new();
-                for day in &report.days {
-                    let pages = &day.pages.as_ref().unwrap().pages;
-                    assert_eq!(day.views, pages.iter().map(|(_, n)| n).sum::<u64>());
-                    found.extend(
-                        pages
-                            .iter()
-                            .map(|(page, n)| ((day.date, page.as_str()), *n)),
-                    );
-                }
-                assert_eq!(found, expected, "user {user} by day in {zone} from {from}");
-                // Without pages the counts come from another column.
-                let query = DaysQuery::new(zone, query.from(), query.to(), false);
-                let totals = reports.days(id, &query).await.unwrap().days;
-                let by_page = report.days.iter().map(|day| day.views);
-                assert!(totals.iter().map(|day| day.views).eq(by_page));
-                cells += (dates.len() * (PAGES.len() + 1)) as u64;
             }
+            let id = UserId::new(self.first_user + user);
+            let report = reports.days(id, &query).await.unwrap();
+            let listed = report.days.iter().map(|day| day.date);
+            assert!(listed.eq(dates.iter().copied()));
+            let mut found = BTreeMap::new();
+            for day in &report.days {
+                let pages = &day.pages.as_ref().unwrap().pages;
+                assert_eq!(day.views, pages.iter().map(|(_, n)| n).sum::<u64>());
+                found.extend(
+                    pages
+                        .iter()
+                        .map(|(page, n)| ((day.date, page.as_str()), *n)),
+                );
+            }
+            assert_eq!(found, expected, "user {user} by day in {zone} from {from}");
+            // Without pages the counts come from another column.
+            let query = DaysQuery::new(zone, query.from(), query.to(), false);
+            let totals = reports.days(id, &query).await.unwrap().days;
+            let by_page = report.days.iter().map(|day| day.views);
+            assert!(totals.iter().map(|day| day.views).eq(by_page));
         }
-        cells
+        u64::from(USERS) * (dates.len() * (PAGES.len() + 1)) as u64
     }
 
-    /// Compares the pages of the site at every interval.
-    async fn check_pages(&self, reports: &Reports, from: i64, until: i64) -> u64 {
-        let mut cells = 0;
-        let all = PagesQuery::top(window(from, until), MAX_LIMIT);
-        for (interval, prefix) in [
-            (Interval::Total, ""),
-            (Interval::Total, "https"),
-            (Interval::Day, ""),
-            (Interval::Hour, "/"),
-        ] {
-            let length = interval.seconds().map(i64::from);
-            let start = |at: i64| length.map_or(from, |length| at - at % length);
-            let mut expected: BTreeMap<(i64, &str), (u64, BTreeSet<u32>)> = BTreeMap::new();
-            for (user, at, page) in self.current.values() {
-                if (from..until).contains(at) && PAGES[*page].starts_with(prefix) {
-                    let cell = expected.entry((start(*at), PAGES[*page])).or_default();
-                    cell.0 += 1;
-                    cell.1.insert(*user);
-                }
+    /// Compares the pages of the site.
+    async fn check_pages(
+        &self,
+        reports: &Reports,
+        (from, until): (i64, i64),
+        interval: Interval,
+        prefix: &str,
+    ) -> u64 {
+        let length = interval.seconds().map(i64::from);
+        let start = |at: i64| length.map_or(from, |length| at - at % length);
+        let mut expected: BTreeMap<(i64, &str), (u64, BTreeSet<u32>)> = BTreeMap::new();
+        for (user, at, page) in self.current.values() {
+            if (from..until).contains(at) && PAGES[*page].starts_with(prefix) {
+                let cell = expected.entry((start(*at), PAGES[*page])).or_default();
+                cell.0 += 1;
+                cell.1.insert(*user);
             }
-            let mut rows: Vec<_> = expected
-                .into_iter()
-                .map(|((start, page), (n, users))| (start, n, page, users.len() as u64))
-                .collect();
-            rows.sort_by_key(|(start, n, page, _)| (*start, u64::MAX - n, *page));
-            let query = PagesRequest::First(PagesQuery {
-                interval,
-                prefix: prefix.to_owned(),
-                ..all.clone()
-            });
-            let answer = reports.pages(&query, Moment::default()).await.unwrap();
-            let found = answer.pages.iter().map(|row| {
-                let start = i64::from(row.start.unix());
-                (start, row.views, row.page_url.as_str(), row.users)
-            });
-            let found: Vec<_> = found.collect();
-            assert_eq!(found, rows, "site by {interval:?} in {from}..{until}");
-            cells += 2 * rows.len().max(PAGES.len()) as u64;
         }
-        cells
+        let mut rows: Vec<_> = expected
+            .into_iter()
+            .map(|((start, page), (n, users))| (start, n, page, users.len() as u64))
+            .collect();
+        rows.sort_by_key(|(start, n, page, _)| (*start, u64::MAX - n, *page));
+        let query = PagesRequest::First(PagesQuery {
+            interval,
+            prefix: prefix.to_owned(),
+            ..PagesQuery::top(window(from, until), MAX_LIMIT)
+        });
+        let answer = reports.pages(&query, Moment::default()).await.unwrap();
+        let found = answer.pages.iter().map(|row| {
+            let start = i64::from(row.start.unix());
+            (start, row.views, row.page_url.as_str(), row.users)
+        });
+        let found: Vec<_> = found.collect();
+        assert_eq!(found, rows, "site by {interval:?} in {from}..{until}");
+        2 * rows.len().max(PAGES.len()) as u64
     }
 }
 
@@ -734,7 +748,8 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
     });
     let marks = runtime.block_on(MarkClock::new(&engine, &database));
     let seals = [(); 2].map(|()| Seals::new(repository(&engine, &database), LEAST_SEAL_DELAY));
-    let reports = Reports::new(repository(&engine, &database), Plan::View);
+    let reports =
+        [Plan::View, Plan::Claims].map(|plan| Reports::new(repository(&engine, &database), plan));
     // Real time bounds the histories: the TTL must not take what they write.
     let (newest, oldest) = (
         Utc::now().timestamp() - 4 * DAY,
@@ -774,6 +789,7 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
             current: BTreeMap::new(),
             turn: 0,
             sealing: sealed.then_some(sealing),
+            checks: Cell::new(0),
         };
         runtime.block_on(async {
             if sealed {
