@@ -1,5 +1,5 @@
 //! `traffic-api` takes in page views over HTTP, stores them in ClickHouse, and answers exact
-//! per-user daily reports.
+//! reports: per user in the last 24 hours and by day, and on the pages of the site.
 //!
 //! ```text
 //!            POST ─► http ─► domain ─► pipeline ─┬─► repository ─► ClickHouse
@@ -17,7 +17,8 @@
 //!
 //! 1. [`config`], [`telemetry`]: settings and logging.
 //! 2. [`http`]: the API; every answer says where the data is, every error is a problem document.
-//! 3. [`domain`]: pure rules: what a view is, and how rival claims about one are settled.
+//! 3. [`domain`]: pure rules: what a view is, how rival claims about one are settled, and what can be
+//!    asked of the reports.
 //! 4. [`pipeline`]: admission by byte budget, a receipt, group commit into a sink, and the spool on
 //!    disk for what the sink can't take now.
 //! 5. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.

@@ -716,3 +716,37 @@ async fn a_report_says_what_waits_in_the_spool() {
     }
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_too_long_is_refused_unless_its_top_is_enough() {
+    let clock = TestClock::frozen();
+    let app = TestApp::start_at(&clock).await;
+    let at = clock.now() - 60;
+    let insert = async |from: u32, rows: u32| {
+        let sql = format!(
+            "INSERT INTO traffic SELECT number, 1, toDateTime({at}, 'UTC'), \
+             concat('/', toString(number)), 0, 0 FROM numbers({from}, {rows})"
+        );
+        app.sql(&sql).await;
+    };
+    insert(0, 1_000_000).await;
+    let longest = pages(&app, &[("limit", "1")]).await;
+    assert_eq!(urls(&longest), ["/0"]);
+    assert!(longest.body["next"].is_string());
+    insert(1_000_000, 1).await;
+    let refused = pages(&app, &[("limit", "1")]).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(refused.body["type"], "/problems#answer-too-long");
+    let top = pages(&app, &[("limit", "1"), ("next", "false")]).await;
+    assert_eq!(
+        (urls(&top), &top.body["next"]),
+        (vec!["/0".to_owned()], &Value::Null)
+    );
+    let narrow = pages(&app, &[("limit", "1"), ("prefix", "/99999")]).await;
+    assert_eq!(urls(&narrow), ["/99999"]);
+    // The one that was begun before goes on as it was.
+    let after = longest.body["next"].as_str().unwrap();
+    let second = pages(&app, &[("limit", "1"), ("after", after)]).await;
+    assert_eq!(urls(&second), ["/1"]);
+    app.stop().await;
+}

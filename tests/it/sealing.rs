@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use traffic_api::app;
 use traffic_api::config::Cli;
 use traffic_api::domain::{
-    Clock, CreatedAt, Hour, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow, UserId,
+    Clock, CreatedAt, DaysQuery, Hour, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow, UserId,
 };
 use traffic_api::repository::{
     self, LEAST_SEAL_DELAY, Moment, Plan, Reports, SealerStats, Seals, ServerTime,
@@ -119,6 +119,51 @@ async fn sealed_hours_are_read_from_their_counts() {
     lab.expect_wrong(2, 1).await;
     lab.seal(CLOSED + 1).await;
     lab.expect(2).await;
+    lab.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hours_that_hold_the_edge_of_a_day_are_read_from_the_claims() {
+    let lab = Lab::start().await;
+    let last = Hour::containing(lab.hour.start() - lab.hour.start() % 86_400);
+    let (days, zone) = (70_u32, chrono_tz::Asia::Kolkata);
+    let first = last.start() - days * 86_400;
+    // All hours are sealed, with nothing in them.
+    let seals = format!(
+        "INSERT INTO traffic_seals SELECT toDateTime({first} + number * 3600, 'UTC'), now64(3), \
+         now64(3) FROM numbers({})",
+        days * 24
+    );
+    lab.app.sql(&seals).await;
+    // Rows that nothing tells of, on both sides of midnight in Kolkata, 18:30 of UTC, and at noon.
+    let rows = (0..days).flat_map(|day| {
+        let at = |seconds: u32| first + day * 86_400 + seconds;
+        [at(18 * 3600 + 1799), at(18 * 3600 + 1800), at(12 * 3600)]
+    });
+    let row = |(id, at)| format!("({id}, 7, {at}, '/a', 0, 0)");
+    let rows: Vec<String> = (0..).zip(rows).map(row).collect();
+    lab.insert(&rows.join(", ")).await;
+
+    let date = |at: u32| DateTime::from_timestamp(at.into(), 0).unwrap().date_naive();
+    let count = async |zone, plan| {
+        let reports = Reports::new(repository(&lab.engine, &lab.app.database), plan);
+        let query = DaysQuery::new(zone, date(first), date(last.start()), true);
+        let report = reports.days(UserId::new(7), &query).await.unwrap();
+        let days: Vec<u64> = report.days.iter().map(|day| day.views).collect();
+        days
+    };
+    let days = days as usize;
+    let mut all = vec![3; days];
+    assert_eq!(count(chrono_tz::UTC, Plan::Claims).await, all);
+    // The evening before the first day has no row.
+    all[0] = 2;
+    assert_eq!(count(zone, Plan::Claims).await, all);
+    // The row at noon is hidden by the count of its hour, those around midnight are not.
+    let mut edges = vec![2; days];
+    edges[0] = 1;
+    assert_eq!(count(zone, Plan::View).await, edges);
+    // Where midnight is that of UTC, all hours are whole.
+    assert_eq!(count(chrono_tz::UTC, Plan::View).await, vec![0; days]);
     lab.app.stop().await;
 }
 
