@@ -7,6 +7,7 @@
 //! requests in flight -> drain the lanes, into the spool what ClickHouse does not take -> stop the
 //! engine. Each step has a deadline; together they stay within 25 seconds.
 
+mod reconcile;
 mod seal;
 mod store;
 
@@ -30,8 +31,12 @@ use crate::domain::{ClaimSet, Clock, RecentWrites, VersionSource};
 use crate::engine::{self, Engine};
 use crate::http::{self, Acceptance, AppState, BoundedListener};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
-use crate::repository::{self, ClickHouse, PageViews, Reports, Sealer, SealerStats};
+use crate::repository::{
+    self, ClickHouse, PageViews, PeriodicCheck, ReconcileStats, Reconciler, Reports, Sealer,
+    SealerStats,
+};
 
+pub use reconcile::reconcile;
 pub use seal::seal;
 use store::{clickhouse, plan, reports_from, seals, user};
 
@@ -67,9 +72,10 @@ struct Serving {
     delivery: Arc<Delivery<ClickHouse>>,
     http: Task<std::io::Result<()>>,
     lanes: [Task<()>; 3],
-    /// Replay, settlement and the sealer: they may end at any instant.
+    /// Replay, settlement, the sealer and the check: they may end at any instant.
     background: Vec<JoinHandle<()>>,
     sealer: Arc<Sealer>,
+    check: Arc<PeriodicCheck>,
 }
 
 /// A task that is told to stop and then waited for.
@@ -152,6 +158,8 @@ async fn serve(
         clock.clone(),
     );
     let sealer = Sealer::new(seals(settings, &clickhouse));
+    let check = Reconciler::new(clickhouse.clone(), clock.clone(), repository::PATIENCE, 0);
+    let check = PeriodicCheck::new(check);
     let stopping = Arc::new(AtomicBool::new(false));
     let state = AppState {
         writer,
@@ -160,6 +168,7 @@ async fn serve(
             .reading_from(reports_from(settings, &clickhouse)),
         delivery: Arc::clone(&delivery),
         sealer: Arc::clone(&sealer),
+        check: Arc::clone(&check),
         clickhouse,
         recent: RecentWrites::new(RECENT_IDS),
         clock,
@@ -195,6 +204,10 @@ async fn serve(
     if settings.sealer {
         background.push(tokio::spawn(Arc::clone(&sealer).run()));
     }
+    if settings.reconcile_interval_secs > 0 {
+        let interval = Duration::from_secs(settings.reconcile_interval_secs.into());
+        background.push(tokio::spawn(Arc::clone(&check).run(interval)));
+    }
     Ok(Serving {
         address,
         stopping,
@@ -206,6 +219,7 @@ async fn serve(
         ],
         background,
         sealer,
+        check,
         delivery,
     })
 }
@@ -226,6 +240,11 @@ impl App {
         self.serving.sealer.stats()
     }
 
+    /// What the latest light reconciliation said.
+    pub fn reconcile_stats(&self) -> ReconcileStats {
+        self.serving.check.stats()
+    }
+
     /// Waits until nobody supervises the engine any more, which only a defect can bring about.
     pub async fn engine_lost(&self) {
         let mut endpoint = self.engine.endpoint();
@@ -241,9 +260,10 @@ impl App {
             lanes,
             background,
             sealer,
+            check,
             ..
         } = self.serving;
-        drop(sealer);
+        drop((sealer, check));
         stopping.store(true, Ordering::Relaxed);
         delivery.hurry(LAST_INSERTS);
 

@@ -11,6 +11,8 @@ use traffic_api::{app, engine, operator, telemetry};
 
 /// What a shell gives for wrong usage.
 const EXIT_USAGE: u8 = 2;
+/// `reconcile` found differences, and did not mend them all.
+const EXIT_DIFFERENT: u8 = 3;
 
 fn main() -> ExitCode {
     // Before anything else: in the engine's own process nothing is ours.
@@ -35,6 +37,13 @@ fn main() -> ExitCode {
         Command::Serve => run(&cli.settings, serve(&cli.settings)),
         Command::Migrate => run(&cli.settings, migrate(&cli.settings)),
         Command::Seal { from, to } => run(&cli.settings, app::seal(&cli.settings, from, to, say)),
+        Command::Reconcile(task) => {
+            return match run(&cli.settings, app::reconcile(&cli.settings, &task, say)) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::from(EXIT_DIFFERENT),
+                Err(error) => refuse(&in_one_line(&error), 1),
+            };
+        }
         Command::Spool(command) => operator::spool(&app::spool_dir(&cli.settings), command, say),
     };
     match outcome {
@@ -57,7 +66,7 @@ fn in_one_line(error: &anyhow::Error) -> String {
     line
 }
 
-fn run(settings: &Settings, command: impl Future<Output = Result<()>>) -> Result<()> {
+fn run<T>(settings: &Settings, command: impl Future<Output = Result<T>>) -> Result<T> {
     telemetry::init(&settings.log_level, settings.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -20,7 +20,10 @@ use traffic_api::config::LogFormat;
 use traffic_api::domain::{Clock, RecentWrites, VersionSource};
 use traffic_api::http::{self, Acceptance, AppState, BoundedListener};
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
-use traffic_api::repository::{ClickHouse, PageViews, Plan, Reports, Schema, Sealer, Seals};
+use traffic_api::repository::{
+    ClickHouse, PATIENCE, PageViews, PeriodicCheck, Plan, Reconciler, Reports, Schema, Sealer,
+    Seals,
+};
 use traffic_api::telemetry;
 
 use super::support::service::Service;
@@ -147,6 +150,12 @@ fn router(data_dir: &Path) -> axum::Router {
         writer,
         page_views,
         reports: Reports::new(clickhouse.clone(), Plan::Claims),
+        check: PeriodicCheck::new(Reconciler::new(
+            clickhouse.clone(),
+            clock.clone(),
+            PATIENCE,
+            0,
+        )),
         sealer: Sealer::new(Seals::new(clickhouse.clone(), Duration::from_secs(3600))),
         delivery: Arc::new(Delivery::new(Arc::new(clickhouse.clone()), spool)),
         clickhouse,

@@ -4,6 +4,7 @@
 //! with one line that names it. Refuses to know: what the settings are used for.
 
 mod choices;
+mod commands;
 mod refusal;
 mod values;
 
@@ -11,13 +12,13 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use chrono::{DateTime, Utc};
 use clap::builder::Resettable;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 pub use choices::{LogFormat, ReportPlan};
+pub use commands::{Command, Reconcile, ReportFormat, SpoolCommand};
 pub use refusal::Refusal;
-use values::{address, database, http_url, identifier, log_level, time};
+use values::{address, database, http_url, identifier, log_level};
 
 /// Takes in page views over HTTP, stores them in ClickHouse, answers exact per-user daily reports.
 #[derive(Parser)]
@@ -29,53 +30,6 @@ pub struct Cli {
     /// The settings that all commands share.
     #[command(flatten)]
     pub settings: Settings,
-}
-
-/// The subcommands.
-#[derive(Subcommand)]
-pub enum Command {
-    /// Serve the HTTP API (the default)
-    Serve,
-    /// Bring the database's schema up to date, then exit
-    Migrate,
-    /// Count hours into the pre-aggregate again; the service does so by itself
-    Seal {
-        /// The first hour, such as 2026-11-21T09:00:00Z
-        #[arg(long, value_name = "TIME", value_parser = time)]
-        from: DateTime<Utc>,
-        /// The end, itself not counted
-        #[arg(long, value_name = "TIME", value_parser = time)]
-        to: DateTime<Utc>,
-    },
-    /// Look at what waits for ClickHouse, and at what was rejected
-    #[command(subcommand)]
-    Spool(SpoolCommand),
-}
-
-/// What an operator can do with the spool, whether the service runs or not.
-#[derive(Subcommand)]
-pub enum SpoolCommand {
-    /// List what waits, and what was rejected
-    List,
-    /// Print the rows of one file as JSON lines
-    Show {
-        /// The file's name, as listed
-        name: String,
-    },
-    /// Put a rejected file back among those that wait
-    Replay {
-        /// The file's name, as listed
-        #[arg(required_unless_present = "all")]
-        name: Option<String>,
-        /// All rejected files
-        #[arg(long, conflicts_with = "name")]
-        all: bool,
-    },
-    /// Delete a rejected file for good
-    Drop {
-        /// The file's name, as listed
-        name: String,
-    },
 }
 
 /// Everything that can be configured. Each flag `--some-name` is also the variable `SOME_NAME`.
@@ -214,6 +168,18 @@ pub struct Settings {
     #[arg(value_parser = clap::value_parser!(u32).range(2400..=604_800))]
     pub seal_delay_secs: u32,
 
+    /// How often this instance compares the totals of the last closed days, in seconds: 0 to 604800;
+    /// 0 never
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "SECONDS",
+        default_value_t = 3600
+    )]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=604_800))]
+    pub reconcile_interval_secs: u32,
+
     /// The largest body of a single view and line of a batch, in bytes: 16384 to 1073741824; beyond that 413
     #[arg(
         long,
@@ -295,12 +261,12 @@ impl Cli {
                     .to_owned(),
             ));
         }
-        if let Some(Command::Seal { from, to }) = &self.command
-            && from >= to
-        {
-            return Err(Refusal::Wrong("--from must be before --to".to_owned()));
+        match &self.command {
+            Some(command) if command.is_backwards() => {
+                Err(Refusal::Wrong("--from must be before --to".to_owned()))
+            }
+            _ => Ok(self),
         }
-        Ok(self)
     }
 }
 
@@ -340,6 +306,10 @@ mod tests {
             (["--sealer", "maybe"], "SEALER"),
             // Below, rows could come after the count and leave no mark.
             (["--seal-delay-secs", "2399"], "SEAL_DELAY_SECS"),
+            (
+                ["--reconcile-interval-secs", "604801"],
+                "RECONCILE_INTERVAL_SECS",
+            ),
             (["--log-format", "xml"], "LOG_FORMAT"),
             (["--log-level", "info,=x=y"], "LOG_LEVEL"),
             (["--no-such", "x"], "--no-such"),
@@ -384,6 +354,11 @@ mod tests {
         let same = "2026-11-21T09:00:00Z";
         let empty = read(&["seal", "--from", same, "--to", same]);
         assert!(empty.is_err_and(|line| line.contains("--from must be before --to")));
+        let days = ["reconcile", "--from=2026-11-21", "--to=2026-11-21"];
+        assert!(read(&days).is_err_and(|line| line.contains("--from must be before --to")));
+        assert!(read(&days[..2]).is_ok());
+        let second = read(&["reconcile", "--from=2026-11-21T09:00:00Z"]);
+        assert!(second.is_err_and(|line| line.contains("--from")));
     }
 
     #[test]

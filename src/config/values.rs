@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use axum::http::Uri;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -17,6 +17,15 @@ pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
     Ok(time
         .map_err(|_| "must be a time, such as 2026-11-21T09:00:00Z".to_owned())?
         .to_utc())
+}
+
+/// The first second of a day of UTC.
+pub(super) fn day(text: &str) -> Result<DateTime<Utc>, String> {
+    let day: Result<NaiveDate, _> = text.parse();
+    Ok(day
+        .map_err(|_| "must be a day, such as 2026-11-21".to_owned())?
+        .and_time(NaiveTime::MIN)
+        .and_utc())
 }
 
 pub(super) fn http_url(text: &str) -> Result<String, String> {

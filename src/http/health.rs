@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::state::Shared;
-use crate::repository::{SealerStats, ServerTime};
+use crate::repository::{ReconcileStats, SealerStats, ServerTime};
 
 /// Liveness.
 #[derive(Serialize, ToSchema)]
@@ -33,6 +33,9 @@ pub(super) struct Readiness {
     spool: SpoolState,
     /// The pre-aggregate that large reports are read from, as this instance's sealer knows it.
     view: ViewState,
+    /// Whether what was accepted, stored and counted was the same on the last closed days. For
+    /// information: it changes neither the status nor the code.
+    reconciliation: ReconciliationState,
     /// The service takes no new work.
     stopping: bool,
 }
@@ -80,6 +83,49 @@ pub(super) struct ViewState {
     /// How long it took, in milliseconds.
     #[schema(example = 44)]
     refresh_ms: Option<u64>,
+}
+
+/// The latest light reconciliation of this instance (`RECONCILE_INTERVAL_SECS`).
+#[derive(Serialize, ToSchema)]
+pub(super) struct ReconciliationState {
+    /// When it ended; null before the first.
+    #[schema(example = "2026-11-21T09:12:03Z")]
+    checked_at: Option<String>,
+    /// Whether the latest attempt failed.
+    failing: bool,
+    /// The first day that it looked at.
+    #[schema(example = "2026-11-19T00:00:00Z")]
+    from: Option<String>,
+    /// The first second behind the last one.
+    #[schema(example = "2026-11-21T00:00:00Z")]
+    until: Option<String>,
+    /// Days on which the totals differ: `traffic-api reconcile` names what.
+    #[schema(example = 0)]
+    differing_days: u64,
+    /// Request ids with two live claims.
+    #[schema(example = 0)]
+    rival_ids: u64,
+    /// How long it took, in milliseconds.
+    #[schema(example = 420)]
+    took_ms: Option<u64>,
+}
+
+impl ReconciliationState {
+    fn of(stats: &ReconcileStats) -> Self {
+        let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let second = |at: u32| text(DateTime::from_timestamp(at.into(), 0).unwrap_or_default());
+        Self {
+            checked_at: stats.checked_at.map(text),
+            failing: stats.failing,
+            from: stats.window.map(|(from, _)| second(from)),
+            until: stats.window.map(|(_, until)| second(until)),
+            differing_days: stats.differing_days,
+            rival_ids: stats.rival_ids,
+            took_ms: stats
+                .checked_at
+                .map(|_| u64::try_from(stats.took.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 impl ViewState {
@@ -149,6 +195,7 @@ pub(super) async fn ready(State(state): State<Shared>) -> (StatusCode, Json<Read
             rejected_files: waiting.rejected_files,
         },
         view: ViewState::of(&state.sealer.stats()),
+        reconciliation: ReconciliationState::of(&state.check.stats()),
         stopping,
     };
     (code, Json(readiness))

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use crate::domain::{AcceptanceWindow, ClaimSet, Clock, RecentWrites, RequestId};
 use crate::pipeline::{Delivery, Writer};
-use crate::repository::{ClickHouse, PageViews, Reports, Sealer};
+use crate::repository::{ClickHouse, PageViews, PeriodicCheck, Reports, Sealer};
 
 /// Which times of a view are acceptable.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ pub struct AppState {
     pub delivery: Arc<Delivery<ClickHouse>>,
     /// What is known of the pre-aggregate.
     pub sealer: Arc<Sealer>,
+    /// What is known of the agreement between claims and counts.
+    pub check: Arc<PeriodicCheck>,
     /// For the sign of life.
     pub clickhouse: ClickHouse,
     /// What was posted lately, to find conflicts.

@@ -14,6 +14,7 @@ mod errors;
 mod migrate;
 mod page_views;
 mod pages;
+mod reconcile;
 mod render;
 mod reports;
 mod rows;
@@ -34,6 +35,10 @@ use crate::pipeline::{Batch, Failure, Sink};
 pub use errors::Error;
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
 pub use page_views::{Lookup, PageViews, Removal, Update};
+pub use reconcile::{
+    Comparison, DayTotals, Finding, Findings, LastWord, LiveClaim, Mended, PATIENCE, PeriodicCheck,
+    ReconcileStats, Reconciler, Spooled, spooled,
+};
 pub use render::{Schema, render};
 pub use reports::{Plan, Reports};
 pub use rows::readable;
@@ -177,7 +182,10 @@ impl Sink for ClickHouse {
 
 impl ClickHouse {
     async fn insert(&self, batch: &Batch) -> Result<(), Error> {
-        let table = rows::table(batch.stream);
+        self.insert_into(rows::table(batch.stream), batch).await
+    }
+
+    async fn insert_into(&self, table: &str, batch: &Batch) -> Result<(), Error> {
         let columns = batch.columns.join(", ");
         let mut insert = self
             .database()?

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use clickhouse::Row;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -270,10 +271,27 @@ impl PageViews {
     }
 
     async fn claims(&self, request_id: RequestId) -> Result<Vec<Claim>, Error> {
-        let retention_days = self.clickhouse.schema.retention_days;
-        let window = AcceptanceWindow::new(self.clock.now(), retention_days, 0);
+        self.clickhouse.claims(request_id, self.clock.now()).await
+    }
+
+    async fn write(&self, rows: Vec<Claim>) -> Result<(), Error> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.writer.admit(ClaimSet::Many(rows))?.await?;
+        Ok(())
+    }
+}
+
+impl ClickHouse {
+    /// All claims of one id that are within the retention at `now`, tombstones included.
+    pub(super) async fn claims(
+        &self,
+        request_id: RequestId,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Claim>, Error> {
+        let window = AcceptanceWindow::new(now, self.schema.retention_days, 0);
         let query = self
-            .clickhouse
             .reader()?
             .query(CLAIMS)
             .bind(request_id.get())
@@ -290,13 +308,5 @@ impl PageViews {
             is_deleted: row.deleted != 0,
         };
         Ok(rows.into_iter().map(claim).collect())
-    }
-
-    async fn write(&self, rows: Vec<Claim>) -> Result<(), Error> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        self.writer.admit(ClaimSet::Many(rows))?.await?;
-        Ok(())
     }
 }

@@ -189,6 +189,8 @@ async fn the_service_describes_itself() {
         (&view["failing"], &view["late_hours"]),
         (&json!(false), &json!(0))
     );
+    let reconciled = ready.body.as_object_mut().unwrap().remove("reconciliation");
+    assert_eq!(reconciled.unwrap()["differing_days"], 0);
     let spool = json!({"files": 0, "bytes": 0, "max_bytes": 8_u64 << 30, "rejected_files": 0});
     assert_eq!(
         ready.body,

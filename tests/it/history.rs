@@ -13,6 +13,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use chrono_tz::Tz;
@@ -25,9 +26,12 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use traffic_api::domain::{
-    CreatedAt, DaysQuery, Hour, Interval, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow, UserId,
+    Clock, CreatedAt, DaysQuery, Hour, Interval, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow,
+    UserId,
 };
-use traffic_api::repository::{LEAST_SEAL_DELAY, Moment, Plan, Reports, Seals, ServerTime};
+use traffic_api::repository::{
+    LEAST_SEAL_DELAY, Moment, Plan, Reconciler, Reports, Seals, ServerTime,
+};
 
 use crate::support::{
     MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine, view,
@@ -711,6 +715,12 @@ fn window(from: i64, until: i64) -> ReportWindow {
     }
 }
 
+async fn assert_reconciled(reconciler: &Reconciler) {
+    let comparison = reconciler.compare(0..u32::MAX).await.unwrap();
+    assert_eq!(comparison.findings.total(), 0, "{comparison:#?}");
+    assert!(comparison.days.iter().all(|day| day.agree()));
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name)
         .ok()
@@ -750,6 +760,8 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
     let seals = [(); 2].map(|()| Seals::new(repository(&engine, &database), LEAST_SEAL_DELAY));
     let reports =
         [Plan::View, Plan::Claims].map(|plan| Reports::new(repository(&engine, &database), plan));
+    let database_itself = repository(&engine, &database);
+    let reconciler = Reconciler::new(database_itself, Clock::system(), Duration::ZERO, 10);
     // Real time bounds the histories: the TTL must not take what they write.
     let (newest, oldest) = (
         Utc::now().timestamp() - 4 * DAY,
@@ -802,6 +814,10 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
                 history.apply(step).await;
                 cells.fetch_add(history.check().await, Ordering::Relaxed);
             }
+            // No history leaves anything to mend.
+            if sealed {
+                assert_reconciled(&reconciler).await;
+            }
         });
         Ok(())
     });
@@ -814,6 +830,7 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
         panic!("{error}");
     }
     runtime.block_on(async {
+        assert_reconciled(&reconciler).await;
         for node in nodes {
             node.stop().await;
         }

@@ -15,6 +15,7 @@ mod migrations;
 mod obvious_schemas;
 mod outage;
 mod problems;
+mod reconcile;
 mod reports;
 mod sealing;
 mod support;

@@ -143,6 +143,10 @@ impl TestApp {
         self.app.sealer_stats()
     }
 
+    pub fn reconcile_stats(&self) -> traffic_api::repository::ReconcileStats {
+        self.app.reconcile_stats()
+    }
+
     pub async fn stop(self) {
         drop(self.http);
         self.app.stop().await;

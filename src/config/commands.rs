@@ -1,0 +1,105 @@
+//! What the program can be asked to do.
+
+use chrono::{DateTime, Utc};
+use clap::{Subcommand, ValueEnum};
+
+use super::values::{day, time};
+
+/// The subcommands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Serve the HTTP API (the default)
+    Serve,
+    /// Bring the database's schema up to date, then exit
+    Migrate,
+    /// Count hours into the pre-aggregate again; the service does so by itself
+    Seal {
+        /// The first hour, such as 2026-11-21T09:00:00Z
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        from: DateTime<Utc>,
+        /// The end, itself not counted
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        to: DateTime<Utc>,
+    },
+    /// Compare what was accepted, what is stored and what reports count; name and mend what differs
+    Reconcile(Reconcile),
+    /// Look at what waits for ClickHouse, and at what was rejected
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+}
+
+impl Command {
+    /// Whether it is to end before it begins.
+    pub(super) fn is_backwards(&self) -> bool {
+        match self {
+            Command::Seal { from, to } => from >= to,
+            Command::Reconcile(Reconcile {
+                from: Some(from),
+                to: Some(to),
+                ..
+            }) => from >= to,
+            _ => false,
+        }
+    }
+}
+
+/// What to reconcile, and how.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Reconcile {
+    /// The first day of UTC, such as 2026-11-21; unset: as far back as views are kept
+    #[arg(long, value_name = "DATE", value_parser = day)]
+    pub from: Option<DateTime<Utc>>,
+    /// The day behind the last, itself not compared; unset: up to now
+    #[arg(long, value_name = "DATE", value_parser = day)]
+    pub to: Option<DateTime<Utc>>,
+    /// Mend what differs, and compare again
+    #[arg(long)]
+    pub repair: bool,
+    /// How the result is printed
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: ReportFormat,
+    /// How many differences are named in full; the others are counted: 0 to 1000000
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub limit: u32,
+    /// How long a difference must last to be named, in seconds: 0 to 3600. Below 60 beside running
+    /// instances, views on their way may be named
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub patience: u32,
+}
+
+/// How a command prints its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// A table for a person.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// What an operator can do with the spool, whether the service runs or not.
+#[derive(Subcommand)]
+pub enum SpoolCommand {
+    /// List what waits, and what was rejected
+    List,
+    /// Print the rows of one file as JSON lines
+    Show {
+        /// The file's name, as listed
+        name: String,
+    },
+    /// Put a rejected file back among those that wait
+    Replay {
+        /// The file's name, as listed
+        #[arg(required_unless_present = "all")]
+        name: Option<String>,
+        /// All rejected files
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+    },
+    /// Delete a rejected file for good
+    Drop {
+        /// The file's name, as listed
+        name: String,
+    },
+}
