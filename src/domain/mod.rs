@@ -29,7 +29,7 @@ pub use hour::Hour;
 pub use invalid::{FieldError, Invalid};
 pub use page_view::{PageView, PageViewChange};
 pub use reading::{Rejection, read_change, read_identified_view, read_view};
-pub use recent_writes::{Conflict, Pending, RecentWrites};
+pub use recent_writes::{Conflict, Fingerprint, Pending, PendingBlock, RecentWrites};
 pub use reports::{
     Cursor, DailyReport, DayViews, DaysQuery, DaysReport, Interval, MAX_LIMIT, PageTotal,
     PagesPage, PagesQuery, PagesRequest, Parameters, ReportWindow,

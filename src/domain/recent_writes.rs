@@ -4,12 +4,19 @@
 //! An aid, not what correctness rests on: another node, or this one after a restart or after enough
 //! other writes, does not know. Two-phase: an identity is held while its write is under way and
 //! released if the write fails, so that a refused record blocks nobody.
+//!
+//! A batch holds and settles thousands of identities, so both are one look-up in a hash table without
+//! pointers to follow. Forgetting goes by generations: the young table takes what is written; once it
+//! is full it becomes the old one, and what nobody wrote since is dropped with the old one before.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::hash::{BuildHasher, Hash};
+use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lru::LruCache;
+use foldhash::quality::RandomState;
 
 /// Another record is already known under this identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,27 +29,108 @@ pub struct RecentWrites<K: Hash + Eq>(Arc<Inner<K>>);
 
 struct Inner<K: Hash + Eq> {
     hasher: RandomState,
-    entries: Mutex<LruCache<K, Entry>>,
+    entries: Mutex<Entries<K>>,
 }
 
-#[derive(Default)]
+/// Stands for the content of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
 struct Entry {
-    /// What a post may repeat: the first content, and what updates made of it.
-    known: Vec<u64>,
+    /// The first content, which a post may repeat.
+    first: Fingerprint,
+    /// What updates made of it, which a post may repeat too.
+    updates: Vec<Fingerprint>,
     in_flight: u32,
     confirmed: bool,
 }
 
-/// How many contents one identity may be known under; beyond that the oldest update is forgotten.
-const MAX_KNOWN: usize = 8;
+/// How many updates of one identity may be known; beyond that the oldest is forgotten.
+const MAX_UPDATES: usize = 7;
+/// So many identities of a block are looked up before others get their turn.
+const TURN: usize = 512;
 
-impl<K: Hash + Eq + Clone> RecentWrites<K> {
-    /// Remembers up to `capacity` identities, about 100 bytes each.
+impl Entry {
+    fn new(first: Fingerprint) -> Self {
+        Self {
+            first,
+            updates: Vec::new(),
+            in_flight: 0,
+            confirmed: false,
+        }
+    }
+
+    fn knows(&self, content: Fingerprint) -> bool {
+        self.first == content || self.updates.contains(&content)
+    }
+}
+
+/// The young and the old generation; an identity is in one of them.
+struct Entries<K> {
+    young: HashMap<K, Entry, RandomState>,
+    old: HashMap<K, Entry, RandomState>,
+    /// The most identities in one generation.
+    generation: usize,
+}
+
+impl<K: Hash + Eq + Copy> Entries<K> {
+    fn hold(&mut self, identity: K, content: Fingerprint) -> Result<(), Conflict> {
+        if self.young.len() >= self.generation && !self.young.contains_key(&identity) {
+            mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+        }
+        let entry = match self.young.entry(identity) {
+            Slot::Occupied(slot) => slot.into_mut(),
+            Slot::Vacant(slot) => {
+                let known = self.old.remove(&identity);
+                slot.insert(known.unwrap_or_else(|| Entry::new(content)))
+            }
+        };
+        if !entry.knows(content) {
+            return Err(Conflict);
+        }
+        entry.in_flight += 1;
+        Ok(())
+    }
+
+    fn find(&mut self, identity: &K) -> Option<&mut Entry> {
+        match self.young.get_mut(identity) {
+            Some(entry) => Some(entry),
+            None => self.old.get_mut(identity),
+        }
+    }
+
+    fn settle(&mut self, identity: &K, stored: bool) {
+        let Some(entry) = self.find(identity) else {
+            return;
+        };
+        entry.in_flight = entry.in_flight.saturating_sub(1);
+        entry.confirmed |= stored;
+        if entry.in_flight == 0 && !entry.confirmed {
+            self.young.remove(identity);
+            self.old.remove(identity);
+        }
+    }
+}
+
+impl<K: Hash + Eq + Copy> RecentWrites<K> {
+    /// Remembers up to `capacity` identities, and half of it at least; about 100 bytes each.
     pub fn new(capacity: NonZeroUsize) -> Self {
+        let hasher = RandomState::default();
+        let entries = Entries {
+            young: HashMap::with_hasher(hasher.clone()),
+            old: HashMap::with_hasher(hasher.clone()),
+            generation: (capacity.get() / 2).max(1),
+        };
         Self(Arc::new(Inner {
-            hasher: RandomState::new(),
-            entries: Mutex::new(LruCache::new(capacity)),
+            hasher,
+            entries: Mutex::new(entries),
         }))
+    }
+
+    /// What stands for `content` in here.
+    pub fn fingerprint(&self, content: &impl Hash) -> Fingerprint {
+        Fingerprint(self.0.hasher.hash_one(content))
     }
 
     /// Holds `identity` for a record with this `content` until the returned guard says how the
@@ -51,47 +139,46 @@ impl<K: Hash + Eq + Clone> RecentWrites<K> {
     /// # Errors
     /// [`Conflict`] when the identity is known with other content.
     pub fn hold(&self, identity: K, content: &impl Hash) -> Result<Pending<K>, Conflict> {
-        let content = self.0.hasher.hash_one(content);
-        let mut entries = self.entries();
-        let entry = entries.get_or_insert_mut(identity.clone(), Entry::default);
-        if entry.known.is_empty() {
-            entry.known.push(content);
-        } else if !entry.known.contains(&content) {
-            return Err(Conflict);
-        }
-        entry.in_flight += 1;
-        drop(entries);
+        let content = self.fingerprint(content);
+        self.entries().hold(identity, content)?;
         Ok(Pending {
             writes: self.clone(),
             identity: Some(identity),
         })
     }
 
+    /// Holds many identities for records whose writes end together; beside the guard, the places of
+    /// those that are in [`Conflict`], in order, which are not held.
+    pub fn hold_all(&self, records: &[(K, Fingerprint)]) -> (PendingBlock<K>, Vec<usize>) {
+        let mut held = Vec::with_capacity(records.len());
+        let mut conflicts = Vec::new();
+        for (turn, records) in records.chunks(TURN).enumerate() {
+            let mut entries = self.entries();
+            for (place, (identity, content)) in records.iter().enumerate() {
+                match entries.hold(*identity, *content) {
+                    Ok(()) => held.push(*identity),
+                    Err(Conflict) => conflicts.push(turn * TURN + place),
+                }
+            }
+        }
+        let writes = self.clone();
+        (PendingBlock { writes, held }, conflicts)
+    }
+
     /// Notes that an update gave a known identity new content, which a post may now repeat.
     pub fn updated(&self, identity: &K, content: &impl Hash) {
-        let content = self.0.hasher.hash_one(content);
-        if let Some(entry) = self.entries().get_mut(identity)
-            && !entry.known.contains(&content)
+        let content = self.fingerprint(content);
+        if let Some(entry) = self.entries().find(identity)
+            && !entry.knows(content)
         {
-            if entry.known.len() == MAX_KNOWN {
-                entry.known.remove(1);
+            if entry.updates.len() == MAX_UPDATES {
+                entry.updates.remove(0);
             }
-            entry.known.push(content);
+            entry.updates.push(content);
         }
     }
 
-    fn settle(&self, identity: &K, stored: bool) {
-        let mut entries = self.entries();
-        if let Some(entry) = entries.peek_mut(identity) {
-            entry.in_flight = entry.in_flight.saturating_sub(1);
-            entry.confirmed |= stored;
-            if entry.in_flight == 0 && !entry.confirmed {
-                entries.pop(identity);
-            }
-        }
-    }
-
-    fn entries(&self) -> MutexGuard<'_, LruCache<K, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, Entries<K>> {
         // No code that can panic runs under the lock, and a lost note is harmless.
         self.0
             .entries
@@ -103,25 +190,55 @@ impl<K: Hash + Eq + Clone> RecentWrites<K> {
 /// An identity whose write is under way. Dropped without a word (the client went away), the write
 /// counts as stored, because it may well be.
 #[must_use]
-pub struct Pending<K: Hash + Eq + Clone> {
+pub struct Pending<K: Hash + Eq + Copy> {
     writes: RecentWrites<K>,
     identity: Option<K>,
 }
 
-impl<K: Hash + Eq + Clone> Pending<K> {
+impl<K: Hash + Eq + Copy> Pending<K> {
     /// The write failed: forget the identity unless another write under it goes on.
     pub fn release(mut self) {
         if let Some(identity) = self.identity.take() {
-            self.writes.settle(&identity, false);
+            self.writes.entries().settle(&identity, false);
         }
     }
 }
 
-impl<K: Hash + Eq + Clone> Drop for Pending<K> {
+impl<K: Hash + Eq + Copy> Drop for Pending<K> {
     fn drop(&mut self) {
         if let Some(identity) = self.identity.take() {
-            self.writes.settle(&identity, true);
+            self.writes.entries().settle(&identity, true);
         }
+    }
+}
+
+/// Identities whose writes are under way together; dropped without a word like [`Pending`].
+#[must_use]
+pub struct PendingBlock<K: Hash + Eq + Copy> {
+    writes: RecentWrites<K>,
+    held: Vec<K>,
+}
+
+impl<K: Hash + Eq + Copy> PendingBlock<K> {
+    /// Says for each that is held, in order, whether its write was `stored` or failed.
+    pub fn settle(mut self, stored: impl Fn(usize) -> bool) {
+        self.settle_all(stored);
+    }
+
+    fn settle_all(&mut self, stored: impl Fn(usize) -> bool) {
+        let held = mem::take(&mut self.held);
+        for (turn, identities) in held.chunks(TURN).enumerate() {
+            let mut entries = self.writes.entries();
+            for (place, identity) in identities.iter().enumerate() {
+                entries.settle(identity, stored(turn * TURN + place));
+            }
+        }
+    }
+}
+
+impl<K: Hash + Eq + Copy> Drop for PendingBlock<K> {
+    fn drop(&mut self) {
+        self.settle_all(|_| true);
     }
 }
 
@@ -172,7 +289,42 @@ mod tests {
         for id in 0..100 {
             drop(writes.hold(id, &"a"));
         }
-        assert_eq!(writes.entries().len(), 2);
+        let entries = writes.entries();
+        assert_eq!(entries.young.len() + entries.old.len(), 2);
+        drop(entries);
         assert!(writes.hold(0, &"b").is_ok(), "forgotten");
+    }
+
+    #[test]
+    fn what_is_written_again_is_remembered_longer() {
+        let writes = writes(20);
+        for id in 0..100 {
+            drop(writes.hold(1000, &"a"));
+            drop(writes.hold(id, &"a"));
+        }
+        assert!(writes.hold(1000, &"b").is_err());
+        assert!(
+            writes.hold(91, &"b").is_err(),
+            "half of the capacity at least"
+        );
+    }
+
+    #[test]
+    fn a_block_is_held_and_settled_like_its_records_one_by_one() {
+        let writes = writes(10_000);
+        drop(writes.hold(7, &"other"));
+        let (a, b) = (writes.fingerprint(&"a"), writes.fingerprint(&"b"));
+        let mut records: Vec<_> = (0..2000).map(|id| (id, a)).collect();
+        records.extend([(3, a), (1999, b)]);
+        let (pending, conflicts) = writes.hold_all(&records);
+        assert_eq!(conflicts, [7, 2001]);
+        assert!(writes.hold(3, &"b").is_err(), "under way");
+        // What is behind the conflict has moved up by one.
+        pending.settle(|place| place != 1499 && place != 3);
+        assert!(writes.hold(1500, &"b").is_ok(), "released");
+        assert!(writes.hold(1499, &"b").is_err());
+        assert!(writes.hold(3, &"b").is_err(), "stored once of twice");
+        drop(writes.hold_all(&[(5000, a)]));
+        assert!(writes.hold(5000, &"b").is_err(), "may well be stored");
     }
 }

@@ -82,9 +82,12 @@ pub(super) struct RejectedLine {
 impl BatchReceipt {
     pub(super) fn reject(&mut self, line: u64, errors: impl FnOnce() -> Vec<BadField>) {
         self.rejected_count += 1;
-        if self.rejected.len() < MAX_REJECTED_NAMED {
+        // What only the store refuses, and conflicts, are found later than errors in later lines.
+        let place = self.rejected.partition_point(|other| other.line < line);
+        if place < MAX_REJECTED_NAMED {
+            self.rejected.truncate(MAX_REJECTED_NAMED - 1);
             let errors = errors();
-            self.rejected.push(RejectedLine { line, errors });
+            self.rejected.insert(place, RejectedLine { line, errors });
         }
     }
 }

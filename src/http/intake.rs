@@ -12,7 +12,8 @@ use super::elements::Element;
 use super::problem::{BadField, Problem};
 use super::state::AppState;
 use crate::domain::{
-    AcceptanceWindow, Claim, ClaimSet, Pending, Rejection, RequestId, read_identified_view,
+    AcceptanceWindow, Claim, ClaimSet, Fingerprint, PendingBlock, Rejection, RequestId,
+    read_identified_view,
 };
 use crate::pipeline::{self, Ack, Block};
 
@@ -27,27 +28,24 @@ pub(super) struct Intake<'a> {
     is_broken: bool,
 }
 
+/// Views in a block, and of each the number of its line and what it says.
 struct Gathering {
     block: Block<ClaimSet>,
-    lines: Vec<Line>,
+    numbers: Vec<u64>,
+    contents: Vec<(RequestId, Fingerprint)>,
     since: Instant,
-}
-
-/// A view in a block.
-struct Line {
-    number: u64,
-    pending: Pending<RequestId>,
 }
 
 struct OnItsWay {
     outcomes: JoinHandle<Vec<Result<Ack, pipeline::Error>>>,
-    lines: Vec<Line>,
+    numbers: Vec<u64>,
+    pending: PendingBlock<RequestId>,
 }
 
 /// A view for which the block has no room.
 pub(super) struct Left {
     claims: ClaimSet,
-    pending: Pending<RequestId>,
+    content: (RequestId, Fingerprint),
 }
 
 impl<'a> Intake<'a> {
@@ -108,26 +106,18 @@ impl<'a> Intake<'a> {
                 return Ok(None);
             }
         };
-        let Ok(pending) = self.state.recent.hold(view.request_id, &view) else {
-            self.receipt.reject(number, || {
-                vec![BadField {
-                    field: "request_id".to_owned(),
-                    code: "conflict",
-                    detail: "another page view is known under this request_id".to_owned(),
-                }]
-            });
-            return Ok(None);
-        };
+        let content = (view.request_id, self.state.recent.fingerprint(&view));
         let claims = ClaimSet::One(Claim::first(view));
         let Some(gathering) = &mut self.gathering else {
-            return Ok(Some(Left { claims, pending }));
+            return Ok(Some(Left { claims, content }));
         };
         match gathering.block.push(claims) {
             Ok(()) => {
-                gathering.lines.push(Line { number, pending });
+                gathering.numbers.push(number);
+                gathering.contents.push(content);
                 Ok(None)
             }
-            Err(claims) => Ok(Some(Left { claims, pending })),
+            Err(claims) => Ok(Some(Left { claims, content })),
         }
     }
 
@@ -154,16 +144,13 @@ impl<'a> Intake<'a> {
         let mut block = self.state.writer.open_block().await;
         // An empty block has room for any view.
         if block.push(left.claims).is_err() {
-            left.pending.release();
             self.reject(number, "too_long", "is larger than a block");
             return Ok(());
         }
         self.gathering = Some(Gathering {
             block,
-            lines: vec![Line {
-                number,
-                pending: left.pending,
-            }],
+            numbers: vec![number],
+            contents: vec![left.content],
             since: Instant::now(),
         });
         // Time passes while a long batch arrives.
@@ -176,10 +163,14 @@ impl<'a> Intake<'a> {
     /// # Errors
     /// As for [`Intake::send_off_and_take`].
     pub(super) async fn send_off(&mut self) -> Result<(), Problem> {
-        let Some(Gathering { block, lines, .. }) = self.gathering.take() else {
+        let Some(gathering) = self.gathering.take() else {
             return Ok(());
         };
         self.settle().await?;
+        let (block, numbers, pending) = self.hold(gathering);
+        if block.is_empty() {
+            return Ok(());
+        }
         let (writer, to_spool) = (self.state.writer.clone(), self.to_spool);
         // Goes on when the client goes away.
         let outcomes = tokio::spawn(async move {
@@ -189,35 +180,67 @@ impl<'a> Intake<'a> {
                 writer.write_block(block).await
             }
         });
-        self.on_its_way = Some(OnItsWay { outcomes, lines });
+        self.on_its_way = Some(OnItsWay {
+            outcomes,
+            numbers,
+            pending,
+        });
         Ok(())
     }
 
+    /// Holds the gathered views' identities; those that are known with other content are taken out.
+    fn hold(
+        &mut self,
+        gathering: Gathering,
+    ) -> (Block<ClaimSet>, Vec<u64>, PendingBlock<RequestId>) {
+        let Gathering {
+            mut block,
+            mut numbers,
+            contents,
+            ..
+        } = gathering;
+        let (pending, conflicts) = self.state.recent.hold_all(&contents);
+        if !conflicts.is_empty() {
+            for place in &conflicts {
+                self.receipt.reject(numbers[*place], || {
+                    vec![BadField {
+                        field: "request_id".to_owned(),
+                        code: "conflict",
+                        detail: "another page view is known under this request_id".to_owned(),
+                    }]
+                });
+            }
+            let keep = |place: usize| conflicts.binary_search(&place).is_err();
+            block.retain(keep);
+            let kept = (0..numbers.len()).filter(|place| keep(*place));
+            numbers = kept.map(|place| numbers[place]).collect();
+        }
+        (block, numbers, pending)
+    }
+
     async fn settle(&mut self) -> Result<(), Problem> {
-        let Some(OnItsWay { outcomes, lines }) = self.on_its_way.take() else {
+        let Some(OnItsWay {
+            outcomes,
+            numbers,
+            pending,
+        }) = self.on_its_way.take()
+        else {
             return Ok(());
         };
         // A delivery that panicked has promised nothing.
         let outcomes = outcomes
             .await
-            .unwrap_or_else(|_| vec![Err(pipeline::Error::Unavailable); lines.len()]);
+            .unwrap_or_else(|_| vec![Err(pipeline::Error::Unavailable); numbers.len()]);
+        pending.settle(|place| outcomes[place].is_ok());
         let mut failed = None;
-        for (line, outcome) in lines.into_iter().zip(outcomes) {
+        for (number, outcome) in numbers.into_iter().zip(outcomes) {
             match outcome {
                 Ok(Ack::Stored) => self.receipt.stored += 1,
                 Ok(Ack::Spooled) => self.receipt.spooled += 1,
-                Err(error) => {
-                    line.pending.release();
-                    if error == pipeline::Error::Refused {
-                        self.reject(
-                            line.number,
-                            "refused_by_store",
-                            "the store refuses this view",
-                        );
-                    } else {
-                        failed = Some(error);
-                    }
+                Err(pipeline::Error::Refused) => {
+                    self.reject(number, "refused_by_store", "the store refuses this view");
                 }
+                Err(error) => failed = Some(error),
             }
         }
         self.receipt.accepted = self.receipt.stored + self.receipt.spooled;
@@ -237,7 +260,6 @@ impl<'a> Intake<'a> {
     pub(super) async fn finish(mut self) -> Result<BatchReceipt, Problem> {
         self.send_off().await?;
         self.settle().await?;
-        self.receipt.rejected.sort_by_key(|rejected| rejected.line);
         Ok(self.receipt)
     }
 }

@@ -1,5 +1,7 @@
 //! Encoded rows of one stream, written as one insert, and where its records begin and end.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,6 +61,25 @@ impl Encoded {
         self.marks.is_empty()
     }
 
+    /// Keeps those records whose place `keep` accepts, in order.
+    pub(super) fn retain(&mut self, keep: impl Fn(usize) -> bool) {
+        let kept = (0..self.marks.len()).filter(|place| keep(*place));
+        *self = Self::copied(&self.bytes, &self.marks, kept);
+    }
+
+    /// The records at `places` of encoded ones.
+    fn copied(bytes: &[u8], marks: &[Mark], places: impl Iterator<Item = usize>) -> Self {
+        let mut copied = Self::default();
+        for place in places {
+            copied.bytes.extend_from_slice(&bytes[range(marks, place)]);
+            copied.marks.push(Mark {
+                end: u32::try_from(copied.bytes.len()).unwrap_or(u32::MAX),
+                ..marks[place]
+            });
+        }
+        copied
+    }
+
     /// A batch under a new token; there is at least one record, all of them of the type `R`.
     pub(super) fn into_batch<R: Record>(self) -> Batch {
         Batch {
@@ -84,12 +105,7 @@ impl Batch {
 
     /// The bytes of one record.
     pub fn record(&self, index: usize) -> Bytes {
-        let begin = if index == 0 {
-            0
-        } else {
-            self.records[index - 1].end as usize
-        };
-        self.bytes.slice(begin..self.records[index].end as usize)
+        self.bytes.slice(range(&self.records, index))
     }
 
     /// A batch of those records whose index `keep` accepts, in order; `None` when there are none.
@@ -99,15 +115,8 @@ impl Batch {
         if kept.len() == self.records.len() {
             return Some(self.clone());
         }
-        let mut bytes = Vec::new();
-        let mut marks = Vec::with_capacity(kept.len());
-        for index in kept {
-            bytes.extend_from_slice(&self.record(index));
-            marks.push(Mark {
-                end: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-                ..self.records[index]
-            });
-        }
+        let Encoded { bytes, marks } =
+            Encoded::copied(&self.bytes, &self.records, kept.into_iter());
         (!marks.is_empty()).then(|| Batch {
             stream: self.stream,
             columns: self.columns.clone(),
@@ -207,6 +216,12 @@ impl Batch {
             bytes: bytes.into(),
         })
     }
+}
+
+/// Where the record at `index` lies.
+fn range(marks: &[Mark], index: usize) -> Range<usize> {
+    let begin = index.checked_sub(1).map_or(0, |before| marks[before].end);
+    begin as usize..marks[index].end as usize
 }
 
 fn total_rows(marks: &[Mark]) -> usize {

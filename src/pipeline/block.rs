@@ -107,6 +107,15 @@ impl<R: Record> Block<R> {
         Ok(())
     }
 
+    /// Keeps those records whose place `keep` accepts, in order.
+    pub fn retain(&mut self, keep: impl Fn(usize) -> bool) {
+        let mut places = 0..;
+        self.may_wait.retain(|_| places.next().is_some_and(&keep));
+        let mut places = 0..;
+        self.few.retain(|_| places.next().is_some_and(&keep));
+        self.encoded.retain(keep);
+    }
+
     fn encode_few(&mut self) {
         for record in self.few.drain(..) {
             self.encoded.push(&record);

@@ -230,6 +230,30 @@ async fn many_bad_lines_give_a_short_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_takes_only_its_own_line_out_of_a_large_batch() {
+    let clock = TestClock::frozen();
+    let app = TestApp::start_at(&clock).await;
+    for id in [5, 1700] {
+        let alone = app.post(id, &view(2, clock.now(), "/alone")).await;
+        assert_eq!(alone.status, StatusCode::CREATED);
+    }
+    let mut lines: Vec<String> = (0..2000).map(|id| line(id, 1, clock.now(), "/a")).collect();
+    lines.extend((500..700).map(|id| line(id, 1, clock.now(), "/b")));
+    lines[100] = "{}".to_owned();
+    let answer = send_lines(&app, &lines).await;
+    assert_eq!(answer.body["stored"], 1997, "{answer:?}");
+    assert_eq!(answer.body["rejected_count"], 203);
+    let named = rejected(&answer);
+    let numbers: Vec<u64> = named.iter().map(|(number, _)| *number).collect();
+    let first: Vec<u64> = [6, 101, 1701].into_iter().chain(2001..2098).collect();
+    assert_eq!(numbers, first);
+    assert_eq!(named[0].1, ["request_id conflict"]);
+    assert_eq!(app.daily(1).await, json!({"/a": 1997}));
+    assert_eq!(app.daily(2).await, json!({"/alone": 2}));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_over_many_days_is_fine() {
     let clock = TestClock::frozen();
     let flags = ["--retention-days=400"];
