@@ -19,6 +19,7 @@ use harness::load::Amount;
 use harness::requests::{closed, post, prepared, query};
 use harness::rounds::{Processes, Rounds, Turn, interleave, ratio, round};
 use harness::stack::Stack;
+use harness::support::service::Service;
 use harness::views::{COLUMNS, Population, Views};
 use harness::{numbers, place::Place, setting};
 
@@ -28,11 +29,12 @@ const BATCHES: usize = 4;
 /// What is sent in one turn: where to, what, and the status of each answer.
 struct Sending {
     name: &'static str,
+    database: &'static str,
     address: SocketAddr,
     requests: Vec<(Vec<u8>, Vec<u8>)>,
     views_per_request: u64,
     status: u16,
-    service: Option<u32>,
+    service: Option<Service>,
 }
 
 fn main() {
@@ -44,8 +46,7 @@ fn main() {
         ..Population::usual()
     };
     let stack = Stack::start(Place::fast());
-    let service = stack.service("service", &[]);
-    let sendings = sendings(&stack, &service, population, views, block);
+    let sendings = sendings(&stack, population, views, block);
     println!("{views} views a request, {population:?}");
     for clients in numbers("BENCH_CLIENTS", &[1, 2]) {
         let clients = usize::try_from(clients).expect("a number of clients");
@@ -57,14 +58,19 @@ fn main() {
                 Amount::Requests(sending.requests.len() as u64),
             );
             let processes = Processes {
-                service: sending.service,
+                service: sending.service.as_ref().map(Service::pid),
                 engine: Some(stack.engine_pid()),
             };
             let stack = &stack;
             let turn = move || {
-                round(stack, processes, sending.views_per_request, || {
+                let round = round(stack, processes, sending.views_per_request, || {
                     prepared(load, &sending.requests)
-                })
+                });
+                // What waits on disk would be written in somebody else's turn.
+                if sending.service.is_some() {
+                    stack.await_replay(sending.database);
+                }
+                round
             };
             (sending.name, Box::new(turn) as Turn<'_>)
         });
@@ -120,44 +126,45 @@ fn forms(views: &mut Views, count: usize, block: usize) -> Forms {
     forms
 }
 
-fn sendings(
-    stack: &Stack,
-    service: &harness::support::service::Service,
-    population: Population,
-    count: usize,
-    block: usize,
-) -> Vec<Sending> {
+fn sendings(stack: &Stack, population: Population, count: usize, block: usize) -> Vec<Sending> {
     let mut views = Views::of(population);
     let all: Vec<Forms> = (0..BATCHES)
         .map(|_| forms(&mut views, count, block))
         .collect();
     let each = count as u64;
-    let direct = |name, database: &str, format: &str, bodies: Vec<Vec<u8>>, views_per_request| {
-        stack.schema(database);
-        let sql = format!("INSERT INTO traffic ({COLUMNS}) FORMAT {format}");
-        // So far as they bear on the work, the service's own settings.
-        let settings = "&async_insert=0&max_partitions_per_insert_block=0\
+    let direct =
+        |name, database: &'static str, format: &str, bodies: Vec<Vec<u8>>, views_per_request| {
+            stack.schema(database);
+            let sql = format!("INSERT INTO traffic ({COLUMNS}) FORMAT {format}");
+            // So far as they bear on the work, the service's own settings.
+            let settings = "&async_insert=0&max_partitions_per_insert_block=0\
                         &date_time_input_format=best_effort";
-        let request = |body| query(stack, database, &sql, settings, body);
+            let request = |body| query(stack, database, &sql, settings, body);
+            Sending {
+                name,
+                database,
+                address: stack.engine_address(),
+                requests: bodies.into_iter().map(request).collect(),
+                views_per_request,
+                status: 200,
+                service: None,
+            }
+        };
+    let ours = |name, database, status, headers: &str, body: &dyn Fn(&Forms) -> Vec<u8>| {
+        // Backfilled days would keep the sealer counting in everybody's turns.
+        let service = stack.service(database, &[("SEALER", "false")]);
         Sending {
             name,
-            address: stack.engine_address(),
-            requests: bodies.into_iter().map(request).collect(),
-            views_per_request,
-            status: 200,
-            service: None,
+            database,
+            address: service.address,
+            requests: all
+                .iter()
+                .map(|forms| post("/api/traffic", headers, body(forms)))
+                .collect(),
+            views_per_request: each,
+            status,
+            service: Some(service),
         }
-    };
-    let ours = |name, status, headers: &str, body: &dyn Fn(&Forms) -> Vec<u8>| Sending {
-        name,
-        address: service.address,
-        requests: all
-            .iter()
-            .map(|forms| post("/api/traffic", headers, body(forms)))
-            .collect(),
-        views_per_request: each,
-        status,
-        service: Some(service.pid()),
     };
     let lines = "content-type: application/x-ndjson\r\n";
     let gzipped = format!("{lines}content-encoding: gzip\r\n");
@@ -177,11 +184,13 @@ fn sendings(
             block.min(count) as u64,
         ),
         direct("JSONEachRow in one", "json", "JSONEachRow", json, each),
-        ours("NDJSON", 200, lines, &|f| f.lines.clone()),
-        ours("JSON array", 200, array, &|f| f.array.clone()),
-        ours("NDJSON, gzip", 200, &gzipped, &|f| gzip(&f.lines)),
-        ours("NDJSON, zstd", 200, &zstd, &|f| zstd_of(&f.lines)),
-        ours("NDJSON, respond-async", 202, &later, &|f| f.lines.clone()),
+        ours("NDJSON", "lines", 200, lines, &|f| f.lines.clone()),
+        ours("JSON array", "array", 200, array, &|f| f.array.clone()),
+        ours("NDJSON, gzip", "gzip", 200, &gzipped, &|f| gzip(&f.lines)),
+        ours("NDJSON, zstd", "zstd", 200, &zstd, &|f| zstd_of(&f.lines)),
+        ours("NDJSON, respond-async", "later", 202, &later, &|f| {
+            f.lines.clone()
+        }),
     ]
 }
 

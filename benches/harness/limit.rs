@@ -125,7 +125,7 @@ fn router(data_dir: &Path) -> axum::Router {
     let limits = Limits {
         buffer_bytes: 64 << 20,
         grouping: Grouping {
-            max_batch_records: 50_000,
+            max_batch_records: 200_000,
             min_interval: Duration::ZERO,
             inserts_in_flight: 1,
         },

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use traffic_api::engine::{self, Engine};
+use traffic_api::pipeline::spool::Name;
 
 use super::place::Place;
 use super::support::service::{self, Service};
@@ -85,6 +86,19 @@ impl Stack {
         let end = Instant::now() + SETTLE;
         while Instant::now() < end && self.number("SELECT count() FROM system.merges") > 0 {
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the service with its spool in `name` has brought all of it to ClickHouse.
+    pub fn await_replay(&self, name: &str) {
+        let spool = self.place.path().join(name).join("spool");
+        let waits = || {
+            let files = std::fs::read_dir(&spool).into_iter().flatten().flatten();
+            let mut names = files.map(|file| file.file_name());
+            names.any(|name| name.to_str().and_then(Name::parse).is_some())
+        };
+        while waits() {
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

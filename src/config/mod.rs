@@ -122,7 +122,7 @@ pub struct Settings {
         env,
         global = true,
         value_name = "ROWS",
-        default_value_t = 50_000
+        default_value_t = 200_000
     )]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub ingest_max_batch_rows: u32,

@@ -18,8 +18,9 @@ use super::{Batch, Delivery, Record, Sink};
 pub(super) const PORTION_BYTES: usize = 64 << 10;
 /// Up to so many records are handed to a lane one by one, where they share an insert with others.
 pub(super) const MAX_FEW: usize = 1000;
-/// What one record costs beside its own weight: its mark, its outcome, what its owner notes of it.
-const OVERHEAD_BYTES: usize = 96;
+/// What one record costs beside its own weight: its mark, its outcome and what its owner notes of it,
+/// less what its encoded form saves.
+const OVERHEAD_BYTES: usize = 16;
 /// How many blocks are on their way to the sink at once. A second keeps it busy while the first is
 /// answered; more would only take its time from single records.
 const IN_FLIGHT: usize = 2;

@@ -17,7 +17,7 @@ const OVERHEAD_BYTES: usize = 256;
 
 /// The largest block, in bytes of the budget: what is lost to a client that breaks off, and what a
 /// store that refuses a row has to look through.
-const MAX_BLOCK_BYTES: usize = 16 << 20;
+const MAX_BLOCK_BYTES: usize = 20 << 20;
 
 /// Admits records of one stream into its lanes; cheap to clone.
 pub struct Writer<R> {

@@ -54,42 +54,48 @@ impl Record for ClaimSet {
             buffer.extend_from_slice(&claim.view.request_id.get().to_le_bytes());
             buffer.extend_from_slice(&claim.view.user_id.get().to_le_bytes());
             buffer.extend_from_slice(&claim.view.created_at.unix().to_le_bytes());
-            encode_string(claim.view.page_url.as_str(), buffer);
+            encode_string(claim.view.page_url.as_str().as_bytes(), buffer);
             buffer.extend_from_slice(&claim.version.get().to_le_bytes());
             buffer.push(u8::from(claim.is_deleted));
         }
     }
 }
 
-fn encode_string(text: &str, buffer: &mut Vec<u8>) {
-    let mut length = text.len();
+/// A string behind its length.
+pub(super) fn encode_string(text: &[u8], buffer: &mut Vec<u8>) {
+    encode_length(text.len(), buffer);
+    buffer.extend_from_slice(text);
+}
+
+/// LEB128.
+pub(super) fn encode_length(mut length: usize, buffer: &mut Vec<u8>) {
     while length >= 0x80 {
         buffer.push((length & 0x7f) as u8 | 0x80);
         length >>= 7;
     }
     buffer.push(length as u8);
-    buffer.extend_from_slice(text.as_bytes());
 }
 
-/// The claims in encoded rows of page views; as many as could be read.
-pub(super) fn decode_claims(batch: &Batch) -> Vec<Claim> {
-    let mut rest = &batch.bytes[..];
-    std::iter::from_fn(|| decode_claim(&mut rest)).collect()
+/// One encoded row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'a> {
+    pub(super) request_id: u64,
+    pub(super) user_id: u32,
+    pub(super) created_at: u32,
+    pub(super) page_url: &'a [u8],
+    pub(super) version: u64,
+    pub(super) is_deleted: u8,
 }
 
-fn decode_claim(rest: &mut &[u8]) -> Option<Claim> {
-    let view = PageView {
-        request_id: RequestId::new(u64::from_le_bytes(take(rest)?)),
-        user_id: UserId::new(u32::from_le_bytes(take(rest)?)),
-        created_at: CreatedAt::from_unix(u32::from_le_bytes(take(rest)?)),
-        page_url: PageUrl::trusted(decode_string(rest)?),
-    };
-    let version = Version::new(u64::from_le_bytes(take(rest)?));
-    let [is_deleted] = take(rest)?;
-    Some(Claim {
-        view,
-        version,
-        is_deleted: is_deleted != 0,
+/// Takes the next row off; nothing if there is no whole one.
+pub(super) fn read_row<'a>(rest: &mut &'a [u8]) -> Option<Row<'a>> {
+    Some(Row {
+        request_id: u64::from_le_bytes(take(rest)?),
+        user_id: u32::from_le_bytes(take(rest)?),
+        created_at: u32::from_le_bytes(take(rest)?),
+        page_url: read_string(rest)?,
+        version: u64::from_le_bytes(take(rest)?),
+        is_deleted: u8::from_le_bytes(take(rest)?),
     })
 }
 
@@ -99,7 +105,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*taken)
 }
 
-fn decode_string(rest: &mut &[u8]) -> Option<String> {
+fn read_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let mut length = 0_usize;
     for shift in (0..usize::BITS - 7).step_by(7) {
         let [byte] = take(rest)?;
@@ -107,18 +113,37 @@ fn decode_string(rest: &mut &[u8]) -> Option<String> {
         if byte & 0x80 == 0 {
             let (text, left) = rest.split_at_checked(length)?;
             *rest = left;
-            return Some(String::from_utf8_lossy(text).into_owned());
+            return Some(text);
         }
     }
     None
 }
 
+/// The claims in encoded rows of page views; as many as could be read.
+pub(super) fn decode_claims(batch: &Batch) -> Vec<Claim> {
+    let mut rest = &batch.bytes[..];
+    let rows = std::iter::from_fn(|| read_row(&mut rest));
+    rows.map(|row| Claim {
+        view: PageView {
+            request_id: RequestId::new(row.request_id),
+            user_id: UserId::new(row.user_id),
+            created_at: CreatedAt::from_unix(row.created_at),
+            page_url: PageUrl::trusted(String::from_utf8_lossy(row.page_url)),
+        },
+        version: Version::new(row.version),
+        is_deleted: row.is_deleted != 0,
+    })
+    .collect()
+}
+
+/// Whether the batch holds page views as this version encodes them.
+pub(super) fn is_page_views(batch: &Batch) -> bool {
+    batch.stream == Stream::PageViews && batch.columns == <ClaimSet as Record>::COLUMNS
+}
+
 /// The rows of a batch for a person to read, one JSON object each.
 pub fn readable(batch: &Batch) -> Vec<Value> {
-    let known = match batch.stream {
-        Stream::PageViews => <ClaimSet as Record>::COLUMNS,
-    };
-    if batch.columns != known {
+    if !is_page_views(batch) {
         // Written by another version of the service: its encoding is not known here.
         return vec![json!({"columns": batch.columns, "encoded_bytes": batch.bytes.len()})];
     }
@@ -174,7 +199,7 @@ mod tests {
     fn lengths_are_leb128() {
         let encoded = |length: usize| {
             let mut buffer = Vec::new();
-            encode_string(&"a".repeat(length), &mut buffer);
+            encode_string(&vec![b'a'; length], &mut buffer);
             buffer[..buffer.len() - length].to_vec()
         };
         assert_eq!(encoded(0), [0]);

@@ -264,10 +264,9 @@ async fn a_batch_over_many_days_is_fine() {
         .map(|id| line(id, 1, clock.now() - (id % 380) as i64 * day, "/a"))
         .collect();
     let answer = send_lines(&app, &lines).await;
-    assert_eq!(
-        (answer.status, &answer.body["stored"]),
-        (StatusCode::OK, &json!(1900))
-    );
+    assert_eq!(answer.body["accepted"], 1900);
+    // A busy machine may need longer for so many parts than an insert may take; then the spool has it.
+    until_counted(&app, 1900).await;
     let days = app
         .sql("SELECT uniqExact(toDate(created_at)) FROM traffic FINAL")
         .await;
