@@ -722,18 +722,11 @@ async fn an_answer_that_is_too_long_is_refused_unless_its_top_is_enough() {
     let clock = TestClock::frozen();
     let app = TestApp::start_at(&clock).await;
     let at = clock.now() - 60;
-    let insert = async |from: u32, rows: u32| {
-        let sql = format!(
-            "INSERT INTO traffic SELECT number, 1, toDateTime({at}, 'UTC'), \
-             concat('/', toString(number)), 0, 0 FROM numbers({from}, {rows})"
-        );
-        app.sql(&sql).await;
-    };
-    insert(0, 1_000_000).await;
-    let longest = pages(&app, &[("limit", "1")]).await;
-    assert_eq!(urls(&longest), ["/0"]);
-    assert!(longest.body["next"].is_string());
-    insert(1_000_000, 1).await;
+    let sql = format!(
+        "INSERT INTO traffic SELECT number, 1, toDateTime({at}, 'UTC'), \
+         concat('/', toString(number)), 0, 0 FROM numbers(1000001)"
+    );
+    app.sql(&sql).await;
     let refused = pages(&app, &[("limit", "1")]).await;
     assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(refused.body["type"], "/problems#answer-too-long");
@@ -744,9 +737,5 @@ async fn an_answer_that_is_too_long_is_refused_unless_its_top_is_enough() {
     );
     let narrow = pages(&app, &[("limit", "1"), ("prefix", "/99999")]).await;
     assert_eq!(urls(&narrow), ["/99999"]);
-    // The one that was begun before goes on as it was.
-    let after = longest.body["next"].as_str().unwrap();
-    let second = pages(&app, &[("limit", "1"), ("after", after)]).await;
-    assert_eq!(urls(&second), ["/1"]);
     app.stop().await;
 }
