@@ -1,7 +1,7 @@
 //! The schema's history: which migrations there are, which ran, and that none was edited since.
 //!
-//! Safe to run from any number of processes at once: every statement says `IF NOT EXISTS`, and a
-//! migration is recorded only after all its statements have succeeded, so one that died half-way is
+//! Safe to run from any number of processes at once: every statement may be
+//! repeated, and a migration is recorded only after all its statements have succeeded, so one that died half-way is
 //! run again from its start.
 
 use std::collections::BTreeMap;
@@ -42,7 +42,7 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration {
         version: 4,
-        name: MARKS,
+        name: "0004_traffic_marks",
         template: include_str!("../../migrations/0004_traffic_marks.sql"),
     },
     Migration {
@@ -61,14 +61,19 @@ pub const MIGRATIONS: &[Migration] = &[
         template: include_str!("../../migrations/0007_traffic_seals.sql"),
     },
     Migration {
+        version: 8,
+        name: MARKS,
+        template: include_str!("../../migrations/0008_traffic_late.sql"),
+    },
+    Migration {
         version: 9,
         name: "0009_traffic_pages_snapshots",
         template: include_str!("../../migrations/0009_traffic_pages_snapshots.sql"),
     },
 ];
 
-/// The migration that creates the view of marks: what was sealed before it ran is not to be trusted.
-pub(super) const MARKS: &str = "0004_traffic_marks";
+/// The migration since which late rows are marked: what was sealed before it ran is not to be trusted.
+pub(super) const MARKS: &str = "0008_traffic_late";
 
 /// A table that forgets.
 struct Retained {
@@ -93,7 +98,6 @@ const fn retained(table: &'static str, time: &'static str, beyond: u32) -> Retai
 const RETAINED: &[Retained] = &[
     retained("traffic", "created_at", 1),
     retained("traffic_by_request", "created_at", 2),
-    retained("traffic_marks", "hour", 2),
     retained("traffic_hourly", "hour", 1),
     retained("traffic_hourly_pages", "hour", 1),
     Retained {

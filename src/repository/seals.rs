@@ -1,6 +1,6 @@
 //! Sealing: counting closed hours into the pre-aggregate, and knowing which are.
 //!
-//! The counting itself is done by materialized views (`migrations/0005` and `0006`) that fire when a
+//! The counting itself is done by materialized views (`migrations/0005`, `0006` and `0008`) that fire when a
 //! row asks for an hour. Here is the protocol around them, which makes the counts exact:
 //!
 //! 1. The server's time is read first, and is what the counts are said to be as of.
@@ -13,6 +13,7 @@
 //! Refuses to know: when to seal what.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clickhouse::{Client, Row};
@@ -22,10 +23,10 @@ use super::migrate::MARKS;
 use super::{ClickHouse, Error, READ_DEADLINE, SEAL_DEADLINE, SEAL_EXECUTION_SECS, deadline};
 use crate::domain::Hour;
 
-/// Rows that come within this time after their hour are not marked; as in `migrations/0004`.
+/// Rows that come within this time after their hour are not marked; as in `migrations/0008`.
 const MARK_SLACK: Duration = Duration::from_secs(1800);
 
-/// How long an insert can lie between its mark and its row, and how far the clocks of a cluster's
+/// How long a row that is marked may take until it can be read, and how far the clocks of a cluster's
 /// servers may differ besides: five times the deadline of an insert.
 pub(super) const INSERT_LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,6 +37,9 @@ const CLOCK_SKEW: Duration = Duration::from_secs(540);
 /// a mark can be read.
 pub const LEAST_SEAL_DELAY: Duration =
     Duration::from_secs(MARK_SLACK.as_secs() + INSERT_LIMIT.as_secs() + CLOCK_SKEW.as_secs());
+
+/// All marks are looked at again after this; in between, those that have come.
+const LOOK_AT_ALL: Duration = Duration::from_secs(3600);
 
 /// How much memory one count may use before it goes to disk, in bytes.
 const MEMORY_BEFORE_DISK: &str = "1073741824";
@@ -73,7 +77,14 @@ pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Since when seals are good, in SQL: rows that came before the view of marks existed have none.
+/// A condition, in SQL, on the rows of `traffic` that came late and may be missing from counts as of
+/// this time.
+pub(super) fn late_since(as_of: ServerTime) -> String {
+    let since = as_of.0 - millis(INSERT_LIMIT);
+    format!("late_at >= fromUnixTimestamp64Milli(toInt64({since}), 'UTC')")
+}
+
+/// Since when seals are good, in SQL: rows that came before there were marks have none.
 pub(super) fn trusted_since() -> String {
     let limit = millis(INSERT_LIMIT);
     format!(
@@ -114,11 +125,24 @@ pub struct Survey {
     pub hours: BTreeMap<Hour, HourState>,
 }
 
+/// The newest mark of each hour, as far as surveys have seen them.
+///
+/// A merge may drop a row and its mark; here it stays, and at worst an hour is counted once too often.
+#[derive(Default)]
+struct Marks {
+    newest: BTreeMap<Hour, ServerTime>,
+    /// Marks older than this have been seen.
+    seen: Option<ServerTime>,
+    /// When all of them were looked at.
+    all_seen: Option<ServerTime>,
+}
+
 /// Counts hours and says which are counted; cheap to clone.
 #[derive(Clone)]
 pub struct Seals {
     clickhouse: ClickHouse,
     delay: Duration,
+    marks: Arc<Mutex<Marks>>,
 }
 
 #[derive(Row, Deserialize)]
@@ -129,10 +153,15 @@ struct Bounds {
 }
 
 #[derive(Row, Deserialize)]
-struct HourRow {
-    hour: u32,
+struct SealRow {
+    start: u32,
     sealed: i64,
     counted: i64,
+}
+
+#[derive(Row, Deserialize)]
+struct MarkRow {
+    start: u32,
     marked: i64,
 }
 
@@ -140,7 +169,11 @@ impl Seals {
     /// Of the database in `clickhouse`; hours are closed `delay` after their end, which must be
     /// [`LEAST_SEAL_DELAY`] at least for the counts to be exact.
     pub fn new(clickhouse: ClickHouse, delay: Duration) -> Self {
-        Self { clickhouse, delay }
+        Self {
+            clickhouse,
+            delay,
+            marks: Arc::default(),
+        }
     }
 
     /// The server's clock.
@@ -181,32 +214,68 @@ impl Seals {
 
         let query = reader
             .query(&format!(
-                "SELECT toUnixTimestamp(hour) AS hour, max(sealed) AS sealed, \
-                 max(counted) AS counted, max(marked) AS marked FROM (\
-                 SELECT hour, toUnixTimestamp64Milli(sealed_at) AS sealed, \
-                 toUnixTimestamp64Milli(counted_at) AS counted, toInt64(0) AS marked \
-                 FROM traffic_seals WHERE sealed > {trusted_since} AND hour >= toDateTime(?, 'UTC') \
-                 UNION ALL SELECT hour, toInt64(0), toInt64(0), toUnixTimestamp64Milli(marked_at) \
-                 FROM traffic_marks PREWHERE scope = 'site' AND hour >= toDateTime(?, 'UTC')\
-                 ) GROUP BY hour"
+                "SELECT toUnixTimestamp(hour) AS start, \
+                 toUnixTimestamp64Milli(max(sealed_at)) AS sealed, \
+                 toUnixTimestamp64Milli(max(counted_at)) AS counted FROM traffic_seals \
+                 WHERE hour >= toDateTime(?, 'UTC') \
+                 AND toUnixTimestamp64Milli(sealed_at) > {trusted_since} GROUP BY hour"
             ))
-            .bind(first.start())
             .bind(first.start());
-        let known = |millis: i64| (millis > 0).then_some(ServerTime(millis));
-        for row in deadline(READ_DEADLINE, query.fetch_all::<HourRow>()).await? {
-            if let Some(state) = hours.get_mut(&Hour::containing(row.hour)) {
-                *state = HourState {
-                    sealed_at: known(row.sealed),
-                    counted_at: known(row.counted),
-                    marked_at: known(row.marked),
-                };
+        let now = ServerTime(bounds.now);
+        let mut oldest_seal = now;
+        for row in deadline(READ_DEADLINE, query.fetch_all::<SealRow>()).await? {
+            if let Some(state) = hours.get_mut(&Hour::containing(row.start)) {
+                state.sealed_at = Some(ServerTime(row.sealed));
+                state.counted_at = Some(ServerTime(row.counted));
+                oldest_seal = oldest_seal.min(ServerTime(row.sealed));
+            }
+        }
+        for (hour, mark) in self.marks(first, now, oldest_seal).await? {
+            if let Some(state) = hours.get_mut(&hour) {
+                state.marked_at = Some(mark);
             }
         }
         Ok(Survey {
-            now: ServerTime(bounds.now),
+            now,
             trusted_since: ServerTime(bounds.trusted_since),
             hours,
         })
+    }
+
+    /// The newest mark of each hour from `first` on, but for marks that all seals cover.
+    async fn marks(
+        &self,
+        first: Hour,
+        now: ServerTime,
+        oldest_seal: ServerTime,
+    ) -> Result<BTreeMap<Hour, ServerTime>, Error> {
+        let known = || self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = {
+            let known = known();
+            let recent = |then| now.since(then) < LOOK_AT_ALL;
+            known.seen.filter(|_| known.all_seen.is_some_and(recent))
+        };
+        let sql = format!(
+            "SELECT toUnixTimestamp(toStartOfHour(created_at)) AS start, \
+             toUnixTimestamp64Milli(max(late_at)) AS marked FROM traffic \
+             PREWHERE {} AND created_at >= toDateTime({}, 'UTC') GROUP BY start",
+            late_since(seen.unwrap_or(oldest_seal)),
+            first.start()
+        );
+        let query = self.sealer()?.query(&sql);
+        let rows = deadline(SEAL_DEADLINE, query.fetch_all::<MarkRow>()).await?;
+        let mut known = known();
+        for row in rows {
+            let (hour, mark) = (Hour::containing(row.start), ServerTime(row.marked));
+            let newest = known.newest.entry(hour).or_insert(mark);
+            *newest = mark.max(*newest);
+        }
+        known.newest.retain(|hour, _| *hour >= first);
+        known.seen = known.seen.max(Some(now));
+        if seen.is_none() {
+            known.all_seen = Some(now);
+        }
+        Ok(known.newest.clone())
     }
 
     /// Whether no row can come into the hour any more without leaving a mark.

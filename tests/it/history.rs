@@ -50,10 +50,9 @@ const INTERVALS: [(Interval, &str); 3] = [
     (Interval::Hour, "/"),
     (Interval::Total, "https"),
 ];
-const TABLES: [&str; 6] = [
+const TABLES: [&str; 5] = [
     "traffic",
     "traffic_by_request",
-    "traffic_marks",
     "traffic_hourly",
     "traffic_hourly_pages",
     "traffic_seals",
@@ -131,8 +130,8 @@ enum Step {
     Pass {
         seconds: i64,
     },
-    /// A post that ClickHouse marks at once and makes readable only later, when some hours have been
-    /// sealed meanwhile.
+    /// A post that is marked at once and readable only later, when some hours have been sealed
+    /// meanwhile.
     Delayed {
         slot: u64,
         content: Content,
@@ -200,6 +199,8 @@ fn sealing_step() -> impl Strategy<Value = Step> {
             Step::Seal { hours, late_only, steps, twice, amid }
         }),
         6 => seconds.prop_map(|seconds| Step::Pass { seconds }),
+        // Merges drop rows that do not count, and their marks.
+        3 => Just(Step::Optimize),
         3 => (0..SLOTS, content(), 0..60_i64, hours()).prop_map(
             |(slot, content, seconds, hours)| Step::Delayed { slot, content, seconds, hours }),
     ]
@@ -229,7 +230,7 @@ struct Sealing<'a> {
     reports: &'a [Reports; 2],
     /// ClickHouse's clock, in milliseconds.
     now: i64,
-    /// What the view of marks takes for it.
+    /// What rows are marked with.
     marked: Option<i64>,
     /// The hours that rows were ever in.
     hours: BTreeSet<Hour>,
@@ -410,7 +411,7 @@ impl History<'_> {
         }
     }
 
-    /// What the view of marks does at one time, and what the table does later.
+    /// ClickHouse looks at the clock at one time, and the row can be read later.
     async fn delayed(&mut self, slot: u64, content: Content, seconds: i64, hours: u64) {
         let entry = self.entry(content);
         if self.posted.contains_key(&slot) || entry.1 > self.clock.now() - BEHIND {
@@ -424,12 +425,10 @@ impl History<'_> {
             PAGES[page].replace('\'', "\\'")
         );
         let sealing = self.sealing.as_mut().unwrap();
-        sealing.marks.mark_only(&row).await;
+        // The clock of marks stands still meanwhile.
         sealing.pass(seconds * 1000);
         let hours = sealing.chosen(hours);
         sealing.seal(0, &hours, sealing.now, false, 3).await;
-        sealing.marks.stop().await;
-        sealing.marked = None;
         sealing
             .marks
             .sql(&format!("INSERT INTO traffic VALUES {row}"))

@@ -6,7 +6,7 @@ use chrono::Utc;
 use traffic_api::app;
 use traffic_api::config::Cli;
 use traffic_api::domain::Clock;
-use traffic_api::repository::{MIGRATIONS, Schema, render};
+use traffic_api::repository::{MIGRATIONS, Migration, Schema, render};
 
 use crate::support::{TestApp, TestClock, fresh_database, shared_engine, view};
 
@@ -60,10 +60,9 @@ fn every_file_is_in_the_list() {
 }
 
 /// All tables that forget and that fsync.
-const KEPT: [&str; 6] = [
+const KEPT: [&str; 5] = [
     "traffic",
     "traffic_by_request",
-    "traffic_marks",
     "traffic_hourly",
     "traffic_hourly_pages",
     "traffic_seals",
@@ -147,6 +146,67 @@ async fn a_half_applied_migration_is_completed() {
         engine.sql(&database, "EXISTS traffic_by_request_mv").await,
         "1"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_marked_from_the_migration_on_wherever_it_was_stopped() {
+    let place = MIGRATIONS
+        .iter()
+        .position(|m| m.name == "0008_traffic_late");
+    let (before, rest) = MIGRATIONS.split_at(place.unwrap());
+    let late = &rest[0];
+    let engine = shared_engine();
+    let statements = |migration: &Migration, database: &str| {
+        let schema = Schema {
+            database: database.to_owned(),
+            cluster: None,
+            retention_days: 90,
+            fsync: false,
+        };
+        render(migration.template, &schema).unwrap()
+    };
+    for done in 0..=statements(late, "any").len() {
+        let database = fresh_database();
+        let sql = async |sql: &str| engine.sql(&database, sql).await;
+        let create = format!("CREATE DATABASE {database} ENGINE = Atomic");
+        engine.sql("default", &create).await;
+        for migration in before {
+            for statement in statements(migration, &database) {
+                sql(&statement).await;
+            }
+        }
+        let insert = async |id: u32, hours_ago: u32| {
+            let row = format!("({id}, 7, now() - {hours_ago} * 3600, '/a', 0, 0)");
+            sql(&format!("INSERT INTO traffic VALUES {row}")).await;
+        };
+        insert(1, 30).await;
+        for statement in &statements(late, &database)[..done] {
+            sql(statement).await;
+        }
+        app::migrate(&settings(&database, &[])).await.unwrap();
+        let ended = "SELECT toUnixTimestamp64Milli(max(applied_at)) FROM schema_migrations \
+                     WHERE name = '0008_traffic_late'";
+        let ended: i64 = sql(ended).await.parse().unwrap();
+        insert(2, 30).await;
+        insert(3, 0).await;
+
+        // Those from before are zero, or from the statements that ran again: then no seal that is
+        // trusted can be older.
+        let marks = "SELECT toUnixTimestamp64Milli(late_at) FROM traffic ORDER BY request_id";
+        let marks = sql(marks).await;
+        let marks: Vec<i64> = marks.lines().map(|mark| mark.parse().unwrap()).collect();
+        let [from_before, late, in_time] = marks[..] else {
+            panic!("{marks:?}")
+        };
+        assert!(from_before < ended && late >= ended, "{done}: {marks:?}");
+        assert_eq!(in_time, 0);
+        let stored = "SELECT DISTINCT toUnixTimestamp64Milli(late_at) FROM traffic \
+                      WHERE request_id = 1";
+        assert_eq!(sql(stored).await, from_before.to_string(), "{done}");
+        let left = "SELECT count() FROM system.tables WHERE database = currentDatabase() \
+                    AND name LIKE 'traffic_marks%'";
+        assert_eq!(sql(left).await, "0");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -683,7 +683,7 @@ async fn a_report_says_what_waits_in_the_spool() {
     let spooled = |answer: &Answer| answer.header("rows-spooled").parse::<u64>().unwrap();
 
     // ClickHouse answers reports and takes no views.
-    app.sql("RENAME TABLE traffic_marks TO traffic_marks_away")
+    app.sql("RENAME TABLE traffic_by_request TO traffic_by_request_away")
         .await;
     let before = Utc::now();
     for id in 2..7 {
@@ -699,7 +699,7 @@ async fn a_report_says_what_waits_in_the_spool() {
         assert!(through(&answer) >= before - TimeDelta::milliseconds(1));
         assert!(through(&answer) <= acknowledged);
     }
-    app.sql("RENAME TABLE traffic_marks_away TO traffic_marks")
+    app.sql("RENAME TABLE traffic_by_request_away TO traffic_by_request")
         .await;
     let patience = Instant::now() + Duration::from_secs(30);
     loop {

@@ -1,7 +1,7 @@
 //! The sealed counts that reports use, compared with the claims cell by cell.
 //!
-//! Only what a report would read is compared: of a sealed hour the users without a mark and those whose
-//! row covers their newest mark, and of the site the hours whose seal covers theirs.
+//! Only what a report would read is compared: of a sealed hour the users whose newest mark its
+//! seal covers, and of the site the hours whose seal covers everybody's.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -61,31 +61,32 @@ pub(super) struct Sealed {
 
 /// The (user, hour) of a chunk whose counts are not used, as a subquery.
 pub(super) fn late_users(chunk: &Chunk) -> String {
-    let (hours, limit) = (chunk.hours(), millis(INSERT_LIMIT));
+    let (hours, times, limit) = (chunk.hours(), chunk.times(), millis(INSERT_LIMIT));
     format!(
         "SELECT user_id, hour FROM (\
-         SELECT user_id, hour, toUnixTimestamp64Milli(marked_at) AS marked, toInt64(0) AS sealed \
-         FROM traffic_marks PREWHERE scope = 'user' AND {hours} \
-         UNION ALL SELECT user_id, hour, toInt64(0), toUnixTimestamp64Milli(sealed_at) \
-         FROM traffic_hourly PREWHERE {hours}\
-         ) GROUP BY user_id, hour \
-         HAVING max(marked) > 0 AND max(sealed) <= max(marked) + {limit}"
+         SELECT user_id, toStartOfHour(created_at) AS hour, \
+         toUnixTimestamp64Milli(max(late_at)) AS marked FROM traffic \
+         PREWHERE {times} AND late_at > toDateTime64(0, 3, 'UTC') GROUP BY user_id, hour\
+         ) AS late GLOBAL LEFT JOIN (\
+         SELECT hour, toUnixTimestamp64Milli(max(sealed_at)) AS sealed \
+         FROM traffic_seals WHERE {hours} GROUP BY hour\
+         ) AS seals USING (hour) WHERE sealed <= marked + {limit}"
     )
 }
 
 impl Reconciler {
     /// By the same rules as the reports'.
     pub(super) async fn sealed(&self, window: &Range<u32>) -> Result<Sealed, Error> {
-        let (hours, since) = (
-            within("hour", std::slice::from_ref(window)),
-            trusted_since(),
-        );
+        let window = std::slice::from_ref(window);
+        let (hours, times) = (within("hour", window), within("created_at", window));
+        let since = trusted_since();
         let sql = format!(
             "SELECT toUnixTimestamp(hour) AS hour, max(sealed) AS sealed, max(marked) AS marked FROM (\
              SELECT hour, toUnixTimestamp64Milli(sealed_at) AS sealed, toInt64(0) AS marked \
              FROM traffic_seals WHERE {hours} AND sealed > {since} \
-             UNION ALL SELECT hour, toInt64(0), toUnixTimestamp64Milli(marked_at) \
-             FROM traffic_marks PREWHERE scope = 'site' AND {hours}\
+             UNION ALL SELECT toStartOfHour(created_at) AS hour, toInt64(0), \
+             toUnixTimestamp64Milli(max(late_at)) FROM traffic \
+             PREWHERE {times} AND late_at > toDateTime64(0, 3, 'UTC') GROUP BY hour\
              ) GROUP BY hour HAVING sealed > 0"
         );
         let mut found = Sealed::default();
