@@ -57,7 +57,7 @@ fn turn<'a>(stack: &'a Stack, database: &str, rows: u64, inserts: u64) -> Turn<'
     let head = stack.head(
         database,
         &format!("INSERT INTO traffic ({COLUMNS}) FORMAT RowBinary"),
-        "&async_insert=0&max_partitions_per_insert_block=0\
+        "&async_insert=0&max_partitions_per_insert_block=0&materialize_skip_indexes_on_insert=0\
          &deduplicate_blocks_in_dependent_materialized_views=1",
     );
     let mut views = Views::of(Population::usual());

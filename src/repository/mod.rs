@@ -203,6 +203,8 @@ impl ClickHouse {
             .with_setting("max_partitions_per_insert_block", "0")
             .with_setting("deduplicate_blocks_in_dependent_materialized_views", "1")
             .with_setting("parallel_view_processing", parallel_views)
+            // Indexes are built by merges: the rows of a fresh part are few, and soon read anyway.
+            .with_setting("materialize_skip_indexes_on_insert", "0")
             .with_setting("insert_deduplication_token", batch.token.to_string())
             .with_setting("max_execution_time", INSERT_EXECUTION_SECS.to_string());
         insert.send(bytes).await?;
