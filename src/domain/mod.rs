@@ -31,8 +31,8 @@ pub use page_view::{PageView, PageViewChange};
 pub use reading::{Rejection, read_change, read_identified_view, read_view};
 pub use recent_writes::{Conflict, Fingerprint, Pending, PendingBlock, RecentWrites};
 pub use reports::{
-    Cursor, DailyReport, DayViews, DaysQuery, DaysReport, Interval, MAX_LIMIT, PageTotal,
-    PagesPage, PagesQuery, PagesRequest, Parameters, ReportWindow,
+    Cursor, DailyReport, DayViews, DaysQuery, DaysReport, Interval, MAX_INTERVALS, MAX_LIMIT,
+    PageTotal, PagesPage, PagesQuery, PagesRequest, Parameters, ReportWindow, SiteQuery, SiteTotal,
 };
 pub use values::{AcceptanceWindow, CreatedAt, MAX_PAGE_URL_BYTES, PageUrl, RequestId, UserId};
 pub use version::{Version, VersionSource};

@@ -90,6 +90,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(reports::daily))
         .routes(routes!(reports::days))
         .routes(routes!(reports::pages))
+        .routes(routes!(reports::site))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }

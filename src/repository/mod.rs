@@ -23,6 +23,7 @@ mod sealed;
 mod sealer;
 mod seals;
 mod settlement;
+mod site;
 mod snapshots;
 
 use std::fmt;

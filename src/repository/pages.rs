@@ -7,7 +7,9 @@ use serde::Deserialize;
 use super::sealed::{CleanHours, Split, clean_for_site, read_steadily, within};
 use super::snapshots::{self, MAX_SNAPSHOT_ROWS, Moment};
 use super::{ClickHouse, Error, Plan, READ_DEADLINE, Reports, deadline};
-use crate::domain::{CreatedAt, Cursor, PageTotal, PagesPage, PagesQuery, PagesRequest};
+use crate::domain::{
+    CreatedAt, Cursor, Interval, PageTotal, PagesPage, PagesQuery, PagesRequest, ReportWindow,
+};
 
 /// By start, then most viewed first; each (start, page) is one row, so this is total.
 pub(super) const ORDER: &str = "start, views DESC, page_url";
@@ -39,7 +41,7 @@ impl Reports {
             PagesRequest::First(query) => query,
         };
         let (mut pages, rows) = self
-            .steadily(&self.clickhouse, query, |split| {
+            .steadily(&self.clickhouse, query.window, |split| {
                 self.first_rows(query, split)
             })
             .await?;
@@ -59,7 +61,7 @@ impl Reports {
             });
         }
         let (snapshot, rows) = self
-            .steadily(&self.writes, query, |split| {
+            .steadily(&self.writes, query.window, |split| {
                 snapshots::take(&self.writes, query, split)
             })
             .await?;
@@ -76,13 +78,13 @@ impl Reports {
         snapshots::read(&self.writes, beginning, query.limit, moment).await
     }
 
-    async fn steadily<T, R: Future<Output = Result<T, Error>>>(
+    /// By the plan, what the site's sealed hours and the claims have of a window.
+    pub(super) async fn steadily<T, R: Future<Output = Result<T, Error>>>(
         &self,
         clickhouse: &ClickHouse,
-        query: &PagesQuery,
+        window: ReportWindow,
         read: impl Fn(Split) -> R,
     ) -> Result<T, Error> {
-        let window = query.window;
         if self.plan == Plan::Claims {
             return read(Split::claims_only(window)).await;
         }
@@ -118,10 +120,7 @@ impl Reports {
 
 /// All rows of the answer in no order, for a query that [`with_prefix`] has seen.
 pub(super) fn totals(query: &PagesQuery, split: &Split) -> String {
-    let start = |column: &str| match query.interval.seconds() {
-        Some(length) => format!("toUInt32(intDiv(toUInt32({column}), {length}) * {length})"),
-        None => format!("toUInt32({})", query.window.from.unix()),
-    };
+    let start = |column| start_of(query.interval, query.window, column);
     let pages = match query.prefix.is_empty() {
         true => "",
         false => " AND startsWith(page_url, unhex({prefix:String}))",
@@ -139,6 +138,14 @@ pub(super) fn totals(query: &PagesQuery, split: &Split) -> String {
         start("created_at"),
         within("created_at", &split.claims),
     )
+}
+
+/// The start of the interval that the time in `column` is in.
+pub(super) fn start_of(interval: Interval, window: ReportWindow, column: &str) -> String {
+    match interval.seconds() {
+        Some(length) => format!("toUInt32(intDiv(toUInt32({column}), {length}) * {length})"),
+        None => format!("toUInt32({})", window.from.unix()),
+    }
 }
 
 /// The prefix as a parameter beside the statement. In hexadecimal it is the same text under every

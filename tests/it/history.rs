@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 use traffic_api::domain::{
     Clock, CreatedAt, DaysQuery, Hour, Interval, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow,
-    UserId,
+    SiteQuery, UserId,
 };
 use traffic_api::repository::{
     LEAST_SEAL_DELAY, Moment, Plan, Reconciler, Reports, Seals, ServerTime,
@@ -618,7 +618,8 @@ impl History<'_> {
                 .check_pages(reports, (from, until), interval, prefix)
                 .await;
         }
-        cells
+        let interval = self.in_turn(&[Interval::Total, Interval::Day, Interval::Hour]);
+        cells + self.check_site(reports, (from, until), interval).await
     }
 
     /// One of several, another one at each check.
@@ -703,6 +704,40 @@ impl History<'_> {
         let found: Vec<_> = found.collect();
         assert_eq!(found, rows, "site by {interval:?} in {from}..{until}");
         2 * rows.len().max(PAGES.len()) as u64
+    }
+
+    /// Compares the traffic of the site, also of intervals without views, which are not counted.
+    async fn check_site(
+        &self,
+        reports: &Reports,
+        (from, until): (i64, i64),
+        interval: Interval,
+    ) -> u64 {
+        let length = interval.seconds().map(i64::from);
+        let start = |at: i64| length.map_or(from, |length| at - at % length);
+        let step = length.unwrap_or(until - from).cast_unsigned();
+        let starts = (start(from)..until).step_by(usize::try_from(step).unwrap());
+        let mut expected: BTreeMap<i64, (u64, BTreeSet<u32>)> =
+            starts.map(|start| (start, Default::default())).collect();
+        for (user, at, _) in self.current.values() {
+            if (from..until).contains(at) {
+                let cell = expected.get_mut(&start(*at)).unwrap();
+                cell.0 += 1;
+                cell.1.insert(*user);
+            }
+        }
+        let rows = expected
+            .into_iter()
+            .map(|(start, (n, users))| (start, n, users.len() as u64));
+        let rows: Vec<_> = rows.collect();
+        let query = SiteQuery::new(window(from, until), interval);
+        let found = reports.site(&query).await.unwrap();
+        let found = found
+            .iter()
+            .map(|row| (i64::from(row.start.unix()), row.views, row.users));
+        let found: Vec<_> = found.collect();
+        assert_eq!(found, rows, "traffic by {interval:?} in {from}..{until}");
+        2 * rows.iter().filter(|(_, n, _)| *n > 0).count() as u64
     }
 }
 

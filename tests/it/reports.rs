@@ -108,6 +108,7 @@ async fn every_bad_parameter_is_named() {
     let ago = |days: u64| today - Days::new(days);
     let days = "/api/traffic/users/1/days";
     let pages = "/api/traffic/pages";
+    let site = "/api/traffic/site";
     let now = clock.now();
     for (path, query, bad) in [
         (
@@ -146,6 +147,22 @@ async fn every_bad_parameter_is_named() {
         (pages, "to=2107-01-01", "to"),
         (pages, "to=1969-01-01", "to"),
         (pages, "to=1970-01-01", "to"),
+        (
+            site,
+            "from=x&to=y&interval=week&limit=1",
+            "limit from to interval",
+        ),
+        (site, &format!("from={}", ago(91)), "from"),
+        (site, &format!("from={}", rfc3339(now + 1)), "from"),
+        (
+            site,
+            &format!(
+                "from={}&to={}&interval=hour",
+                date(now - DAY),
+                rfc3339(midnight(now) + 99 * DAY + 1)
+            ),
+            "interval",
+        ),
     ] {
         let answer = app.get(&format!("{path}?{query}")).await;
         assert_eq!(
@@ -158,6 +175,24 @@ async fn every_bad_parameter_is_named() {
     }
     // The edges of what is good.
     for (path, query) in [
+        (site, String::new()),
+        (
+            site,
+            format!(
+                "from={}&interval=day&to={}",
+                rfc3339(now - 60),
+                date(now + 2398 * DAY)
+            ),
+        ),
+        (
+            site,
+            format!(
+                "from={}&to={}&interval=hour",
+                date(now - DAY),
+                date(now + 99 * DAY)
+            ),
+        ),
+        (site, "to=2106-02-07&interval=total".to_owned()),
         (
             days,
             format!("from={}&to={}", ago(89), today + Days::new(32)),
@@ -267,6 +302,71 @@ async fn the_pages_of_the_site_by_interval() {
     let found = urls(&answer);
     assert!(found.contains(&"/now".into()) && found.contains(&"/first".into()));
     assert!(!found.contains(&"/too-old".into()));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_traffic_of_the_site_by_interval() {
+    let clock = TestClock::frozen();
+    let app = TestApp::start_at(&clock).await;
+    // Noon of yesterday.
+    let noon = midnight(clock.now()) - DAY + 12 * 3600;
+    post_all(
+        &app,
+        &[
+            (1, noon, "/a"),
+            (2, noon, "/b"),
+            (2, noon + 1, "/a"),
+            (3, noon + 3599, "/a"),
+            (1, noon + 2 * 3600, "/c"),
+            (1, noon - 1, "/c"),
+            (9, noon - 11, "/left-out"),
+            (9, noon + 3 * 3600, "/left-out"),
+        ],
+    )
+    .await;
+    let (from, to) = (rfc3339(noon - 10), rfc3339(noon + 3 * 3600));
+    let row = |start: i64, views: u64, users: u64| json!({"start": rfc3339(start), "views": views, "users": users});
+    let by = async |interval: &str| {
+        let path = format!("/api/traffic/site?from={from}&to={to}&interval={interval}");
+        let answer = app.get(&path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        answer.body
+    };
+    let hours = [
+        row(noon - 3600, 1, 1),
+        row(noon, 4, 3),
+        row(noon + 3600, 0, 0),
+        row(noon + 2 * 3600, 1, 1),
+    ];
+    assert_eq!(
+        by("hour").await,
+        json!({"from": from, "to": to, "interval": "hour", "views": 6, "intervals": hours})
+    );
+    assert_eq!(
+        by("day").await["intervals"],
+        json!([row(midnight(noon), 6, 3)])
+    );
+    assert_eq!(
+        by("total").await["intervals"],
+        json!([row(noon - 10, 6, 3)])
+    );
+    let (text, headers) = csv(
+        &app,
+        &format!("/api/traffic/site?from={from}&to={to}&interval=hour"),
+    )
+    .await;
+    let line = |row: &Value| {
+        format!(
+            "{},{},{}\r\n",
+            row["start"].as_str().unwrap(),
+            row["views"],
+            row["users"]
+        )
+    };
+    let lines: String = hours.iter().map(line).collect();
+    assert_eq!(text, format!("start,views,users\r\n{lines}"));
+    assert_eq!(headers["rows-spooled"], "0");
     app.stop().await;
 }
 
@@ -609,6 +709,7 @@ async fn an_unchanged_report_is_not_sent_again() {
         "/api/traffic/daily/1",
         "/api/traffic/users/1/days",
         "/api/traffic/pages",
+        "/api/traffic/site",
     ];
     for (id, path) in (10..).step_by(10).zip(paths) {
         let first = app.get(path).await;

@@ -9,10 +9,12 @@ mod cursor;
 mod days;
 mod pages;
 mod parameters;
+mod site;
 mod window;
 
 pub use cursor::Cursor;
 pub use days::{DayViews, DaysQuery, DaysReport};
 pub use pages::{Interval, MAX_LIMIT, PageTotal, PagesPage, PagesQuery, PagesRequest};
 pub use parameters::Parameters;
+pub use site::{MAX_INTERVALS, SiteQuery, SiteTotal};
 pub use window::{DailyReport, ReportWindow};

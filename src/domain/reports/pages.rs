@@ -27,7 +27,7 @@ pub enum Interval {
     Total,
 }
 
-const INTERVALS: &[(&str, Interval)] = &[
+pub(super) const INTERVALS: &[(&str, Interval)] = &[
     ("hour", Interval::Hour),
     ("day", Interval::Day),
     ("total", Interval::Total),
@@ -179,7 +179,7 @@ impl PagesRequest {
     }
 }
 
-fn window(
+pub(super) fn window(
     reader: &mut Reader<'_>,
     from: Option<CreatedAt>,
     to: Option<CreatedAt>,
@@ -214,7 +214,7 @@ fn window(
 
 /// A date, which is its midnight in UTC, or an RFC 3339 time. Views have whole seconds, so a bound
 /// within a second is as good as the next whole one.
-fn instant(text: &str) -> Result<CreatedAt, Refusal> {
+pub(super) fn instant(text: &str) -> Result<CreatedAt, Refusal> {
     let midnight = |date: chrono::NaiveDate| date.and_time(NaiveTime::MIN).and_utc();
     let at: Option<DateTime<Utc>> = days::date(text)
         .ok()
