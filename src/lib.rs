@@ -16,7 +16,8 @@
 //! Read the modules in the order in which data flows:
 //!
 //! 1. [`config`], [`telemetry`]: settings and logging.
-//! 2. [`http`]: the API; every answer says where the data is, every error is a problem document.
+//! 2. [`http`]: the API, where every answer says where the data is and every error is a problem
+//!    document; and a page for people, which asks it.
 //! 3. [`domain`]: pure rules: what a view is, how rival claims about one are settled, and what can be
 //!    asked of the reports.
 //! 4. [`pipeline`]: admission by byte budget, a receipt, group commit into a sink, and the spool on

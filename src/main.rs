@@ -139,7 +139,7 @@ fn what_to_try(app: &app::App, settings: &Settings) -> String {
          curl -i {at}/api/traffic/1 -H 'content-type: application/json' \\\n    \
          -d '{{\"user_id\": 42, \"created_at\": \"{now}\", \"page_url\": \"/pricing\"}}'\n  \
          curl {at}/api/traffic/daily/42\n  \
-         open {at}/docs/ in a browser\n"
+         open {at}/ in a browser\n"
     )
 }
 

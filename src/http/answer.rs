@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header, request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
@@ -21,20 +21,35 @@ const ROWS_SPOOLED: HeaderName = HeaderName::from_static("rows-spooled");
 /// How a client wants a report, and what it has of it.
 pub(super) struct Wanted {
     pub(super) form: Form,
-    /// The values of `If-None-Match`.
-    known: Vec<HeaderValue>,
+    known: KnownTags,
 }
+
+/// The values of `If-None-Match`.
+pub(super) struct KnownTags(Vec<HeaderValue>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Wanted {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut request::Parts, state: &S) -> Result<Self, Problem> {
         let form = Form::from_request_parts(parts, state).await?;
-        let known = parts.headers.get_all(header::IF_NONE_MATCH);
-        Ok(Self {
-            form,
-            known: known.iter().cloned().collect(),
-        })
+        let known = KnownTags::of(&parts.headers);
+        Ok(Self { form, known })
+    }
+}
+
+impl KnownTags {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(header::IF_NONE_MATCH);
+        Self(values.iter().cloned().collect())
+    }
+
+    /// Tags are compared without their weakness, as RFC 9110 (section 13.1.2) has it: a proxy that
+    /// compresses may have added it.
+    pub(super) fn have(&self, etag: &str) -> bool {
+        let lists = self.0.iter().filter_map(|value| value.to_str().ok());
+        // No tag of ours holds a comma.
+        let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
+        tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
     }
 }
 
@@ -59,7 +74,7 @@ impl Wanted {
     /// The answer, or that the client has it.
     pub(super) fn answer(&self, body: Bytes, freshness: Freshness, next: Option<&str>) -> Response {
         let etag = etag(&body);
-        let mut response = if self.has(&etag) {
+        let mut response = if self.known.have(&etag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             ([(header::CONTENT_TYPE, self.form.content_type())], body).into_response()
@@ -82,19 +97,10 @@ impl Wanted {
         }
         response
     }
-
-    /// Tags are compared without their weakness, as RFC 9110 (section 13.1.2) has it: a proxy that
-    /// compresses may have added it.
-    fn has(&self, etag: &str) -> bool {
-        let lists = self.known.iter().filter_map(|value| value.to_str().ok());
-        // No tag of ours holds a comma.
-        let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
-        tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
-    }
 }
 
 /// A strong tag: the same for the same bytes alone.
-fn etag(body: &[u8]) -> String {
+pub(super) fn etag(body: &[u8]) -> String {
     let digest = Sha256::digest(body);
     let mut tag = String::from("\"");
     for byte in &digest[..16] {

@@ -13,6 +13,7 @@ mod accept;
 mod answer;
 mod batches;
 mod body;
+mod dashboard;
 mod elements;
 mod extract;
 mod health;
@@ -33,7 +34,7 @@ use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Response, header};
 use axum::middleware::map_response;
-use axum::response::{IntoResponse, Redirect};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -66,7 +67,7 @@ pub fn router(state: AppState) -> Router {
         )
         .route("/problems", get(problem_page))
         .merge(openapi::browser().layer(map_response(as_problem)))
-        .route("/", get(|| async { Redirect::temporary("/docs/") }))
+        .merge(dashboard::pages())
         .fallback(|| async { Problem::new(Kind::NoSuchRoute) })
         .method_not_allowed_fallback(|| async { Problem::new(Kind::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(max_body_bytes))

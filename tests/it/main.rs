@@ -8,6 +8,7 @@ mod chaos;
 mod cli;
 mod concurrency;
 mod contract;
+mod dashboard;
 mod engine;
 mod full_disk;
 mod history;

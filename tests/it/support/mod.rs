@@ -1,5 +1,6 @@
 //! What every test stands on.
 
+pub mod browser;
 mod engine;
 mod server_time;
 pub mod service;
