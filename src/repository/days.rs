@@ -37,8 +37,8 @@ impl Reports {
             let edges = edges(query);
             let max_ranges = OTHER_RANGES + edges.len().min(MAX_EDGES);
             let edges = &edges;
-            let look = || async move {
-                let mut clean = clean_for_user(&self.clickhouse, user_id, window).await?;
+            let look = |since| async move {
+                let mut clean = clean_for_user(&self.clickhouse, user_id, window, since).await?;
                 clean.retain(|hour, _| edges.binary_search(hour).is_err());
                 Ok(clean)
             };

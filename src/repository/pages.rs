@@ -88,7 +88,7 @@ impl Reports {
         if self.plan == Plan::Claims {
             return read(Split::claims_only(window)).await;
         }
-        let look = || clean_for_site(clickhouse, window);
+        let look = |since| clean_for_site(clickhouse, window, since);
         let split = |clean: &CleanHours| Split::new(window, clean);
         read_steadily(window, look, split, read).await
     }

@@ -137,7 +137,7 @@ impl Reports {
     async fn read_view(&self, user_id: UserId, window: ReportWindow) -> Result<DailyReport, Error> {
         read_steadily(
             window,
-            || clean_for_user(&self.clickhouse, user_id, window),
+            |since| clean_for_user(&self.clickhouse, user_id, window, since),
             |clean| Split::new(window, clean),
             |split| async move {
                 if split.sealed.is_empty() {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use clickhouse::Row;
 use serde::Deserialize;
 
-use super::seals::{INSERT_LIMIT, ServerTime, millis, trusted_since};
+use super::seals::{ServerTime, late_since, trusted_since};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{Hour, ReportWindow, UserId};
 
@@ -97,80 +97,122 @@ pub(super) fn within(column: &str, ranges: &[Range<u32>]) -> String {
 
 #[derive(Row, Deserialize)]
 struct HourRow {
+    /// An hour, or [`TRUSTED`].
     start: u32,
     sealed: i64,
     marked: i64,
 }
 
-/// The hours of `window` that can be read from the counts of one user.
+/// In the place of an hour, which it is not: since when seals are good.
+const TRUSTED: u32 = u32::MAX;
+
+/// The hours of `window` that can be read from the counts of one user. Of hours whose seals are older
+/// than `since`, none: so a second look asks only for what came after the first.
 ///
-/// Seals are read before the counts that they stand for, never after: these lines must be a statement
-/// of their own.
+/// Seals are read before the counts that they stand for, never after: this must be a statement of its
+/// own.
 pub(super) async fn clean_for_user(
     clickhouse: &ClickHouse,
     user_id: UserId,
     window: ReportWindow,
+    since: Option<ServerTime>,
 ) -> Result<CleanHours, Error> {
-    clean_hours(
-        clickhouse,
-        window,
-        &format!("user_id = {} AND ", user_id.get()),
-    )
-    .await
+    let whose = format!("user_id = {} AND ", user_id.get());
+    clean_hours(clickhouse, window, &whose, since).await
 }
 
-/// The hours of `window` that can be read from the counts of the whole site.
+/// The hours of `window` that can be read from the counts of the whole site, as for one user.
 pub(super) async fn clean_for_site(
     clickhouse: &ClickHouse,
     window: ReportWindow,
+    since: Option<ServerTime>,
 ) -> Result<CleanHours, Error> {
-    clean_hours(clickhouse, window, "").await
+    clean_hours(clickhouse, window, "", since).await
 }
 
 /// The sealed hours, less those in which a row of `whose` may have come after the seal. Marks that every
-/// seal covers are not asked for: the index on `late_at` spares their rows. Where nothing is sealed,
-/// nothing is asked.
+/// seal covers are not asked for: the index on `late_at` spares their rows.
 async fn clean_hours(
     clickhouse: &ClickHouse,
     window: ReportWindow,
     whose: &str,
+    since: Option<ServerTime>,
 ) -> Result<CleanHours, Error> {
-    let from = Hour::from(window.from.unix()).start();
-    let until = Hour::containing(window.until.unix()).start();
-    let in_window = |column: &str| {
-        format!("{column} >= toDateTime({from}, 'UTC') AND {column} < toDateTime({until}, 'UTC')")
+    let (seals, marks) = (seals(window), |since| marks(window, whose, since));
+    let mut rows;
+    let oldest = if let Some(since) = since {
+        rows = look(clickhouse, &format!("{seals} UNION ALL {}", marks(since))).await?;
+        since
+    } else {
+        rows = look(clickhouse, &seals).await?;
+        let Some(oldest) = sealed_hours(&rows).into_values().min() else {
+            return Ok(CleanHours::new());
+        };
+        rows.extend(look(clickhouse, &marks(oldest)).await?);
+        oldest
     };
-    let seals = format!(
-        "traffic_seals WHERE {} AND toUnixTimestamp64Milli(sealed_at) > {}",
-        in_window("hour"),
-        trusted_since()
-    );
-    let oldest = format!(
-        "(SELECT if(count() = 0, toDateTime64(4000000000, 3, 'UTC'), min(at)) FROM \
-         (SELECT max(sealed_at) AS at FROM {seals} GROUP BY hour))"
-    );
-    let sql = format!(
-        "SELECT toUnixTimestamp(start) AS start, max(sealed) AS sealed, max(marked) AS marked FROM (\
-         SELECT hour AS start, toUnixTimestamp64Milli(sealed_at) AS sealed, toInt64(0) AS marked \
-         FROM {seals} \
-         UNION ALL SELECT toStartOfHour(created_at) AS start, toInt64(0), \
-         toUnixTimestamp64Milli(max(late_at)) FROM traffic PREWHERE {whose}{} AND \
-         late_at >= assumeNotNull({oldest}) - toIntervalMillisecond({}) GROUP BY start\
-         ) GROUP BY start HAVING sealed > 0",
-        in_window("created_at"),
-        millis(INSERT_LIMIT)
-    );
-    let query = clickhouse.reader()?.query(&sql);
-    let rows = deadline(READ_DEADLINE, query.fetch_all::<HourRow>()).await?;
-    let clean = rows.into_iter().filter_map(|row| {
-        let (sealed, marked) = (
-            ServerTime::from_millis(row.sealed),
+    let mut clean = sealed_hours(&rows);
+    clean.retain(|_, sealed| *sealed >= oldest);
+    for row in rows.iter().filter(|row| row.marked > 0) {
+        let (hour, mark) = (
+            Hour::containing(row.start),
             ServerTime::from_millis(row.marked),
         );
-        let is_clean = row.marked == 0 || sealed.covers(marked);
-        is_clean.then(|| (Hour::containing(row.start), sealed))
-    });
-    Ok(clean.collect())
+        if clean.get(&hour).is_some_and(|sealed| !sealed.covers(mark)) {
+            clean.remove(&hour);
+        }
+    }
+    Ok(clean)
+}
+
+/// The hours that are sealed, by seals that are good.
+fn sealed_hours(rows: &[HourRow]) -> CleanHours {
+    let trusted = rows.iter().find(|row| row.start == TRUSTED);
+    let trusted = trusted.map_or(i64::MAX, |row| row.sealed);
+    let good = rows
+        .iter()
+        .filter(|row| row.start != TRUSTED && row.sealed > trusted);
+    good.map(|row| {
+        let sealed = ServerTime::from_millis(row.sealed);
+        (Hour::containing(row.start), sealed)
+    })
+    .collect()
+}
+
+async fn look(clickhouse: &ClickHouse, sql: &str) -> Result<Vec<HourRow>, Error> {
+    // There is little to read: more threads only cost.
+    let query = clickhouse
+        .reader()?
+        .with_setting("max_threads", "1")
+        .query(sql);
+    deadline(READ_DEADLINE, query.fetch_all::<HourRow>()).await
+}
+
+fn in_whole_hours(column: &str, window: ReportWindow) -> String {
+    let from = Hour::from(window.from.unix()).start();
+    let until = Hour::containing(window.until.unix()).start();
+    format!("{column} >= toDateTime({from}, 'UTC') AND {column} < toDateTime({until}, 'UTC')")
+}
+
+fn seals(window: ReportWindow) -> String {
+    format!(
+        "SELECT toUnixTimestamp(hour) AS start, toUnixTimestamp64Milli(max(sealed_at)) AS sealed, \
+         toInt64(0) AS marked FROM traffic_seals WHERE {} GROUP BY hour \
+         UNION ALL SELECT toUInt32({TRUSTED}), {}, toInt64(0)",
+        in_whole_hours("hour", window),
+        trusted_since(),
+    )
+}
+
+/// The newest mark of each hour that counts as of `since`, or of any later time, may not cover.
+fn marks(window: ReportWindow, whose: &str, since: ServerTime) -> String {
+    format!(
+        "SELECT toUnixTimestamp(toStartOfHour(created_at)) AS start, toInt64(0) AS sealed, \
+         toUnixTimestamp64Milli(max(late_at)) AS marked FROM traffic \
+         PREWHERE {whose}{} AND {} GROUP BY start",
+        in_whole_hours("created_at", window),
+        late_since(since),
+    )
 }
 
 /// Whether nothing came, between two looks, into the hours that are read from their counts: what came
@@ -186,7 +228,7 @@ fn is_unchanged(split: &Split, before: &CleanHours, after: &CleanHours) -> bool 
 /// alone.
 pub(super) async fn read_steadily<T, L, R>(
     window: ReportWindow,
-    look: impl Fn() -> L,
+    look: impl Fn(Option<ServerTime>) -> L,
     split: impl Fn(&CleanHours) -> Split,
     read: impl Fn(Split) -> R,
 ) -> Result<T, Error>
@@ -194,14 +236,14 @@ where
     L: Future<Output = Result<CleanHours, Error>>,
     R: Future<Output = Result<T, Error>>,
 {
-    let mut clean = look().await?;
+    let mut clean = look(None).await?;
     for _ in 0..MAX_LOOKS {
         let split = split(&clean);
         let answer = read(split.clone()).await?;
         if split.sealed.is_empty() {
             return Ok(answer);
         }
-        let after = look().await?;
+        let after = look(clean.values().min().copied()).await?;
         if is_unchanged(&split, &clean, &after) {
             return Ok(answer);
         }

@@ -79,7 +79,7 @@ pub(super) fn millis(duration: Duration) -> i64 {
 
 /// A condition, in SQL, on the rows of `traffic` that came late and may be missing from counts as of
 /// this time.
-fn late_since(as_of: ServerTime) -> String {
+pub(super) fn late_since(as_of: ServerTime) -> String {
     let since = as_of.0 - millis(INSERT_LIMIT);
     format!("late_at >= fromUnixTimestamp64Milli(toInt64({since}), 'UTC')")
 }
