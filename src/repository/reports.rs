@@ -14,9 +14,10 @@ use super::sealed::{Split, clean_for_user, read_steadily, within};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{DailyReport, ReportWindow, UserId};
 
-/// From so many views in its window on a report is cheaper from the pre-aggregate: seen with a
-/// prototype on merged data. It only decides what a report costs.
-const WORTH_THE_VIEW: u64 = 200_000;
+/// From so many views in its window on a report is cheaper from the pre-aggregate: from one million
+/// where parts are yet unmerged, from three where they are merged (`docs/data-model.md`, "What the
+/// pre-aggregate gives"). It only decides what a report costs.
+const WORTH_THE_VIEW: u64 = 2_000_000;
 
 /// A window of a user of whom nothing is known is read from the pre-aggregate if it is longer than
 /// this, in seconds.
