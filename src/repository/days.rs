@@ -37,13 +37,18 @@ impl Reports {
             let edges = edges(query);
             let max_ranges = OTHER_RANGES + edges.len().min(MAX_EDGES);
             let edges = &edges;
-            let look = |since| async move {
-                let mut clean = clean_for_user(&self.clickhouse, user_id, window, since).await?;
+            let whole = |mut clean: CleanHours| {
                 clean.retain(|hour, _| edges.binary_search(hour).is_err());
-                Ok(clean)
+                clean
+            };
+            let seen = whole(self.seen.within(window));
+            let look = |since| async move {
+                let (clickhouse, seen) = (&self.clickhouse, &self.seen);
+                let clean = clean_for_user(clickhouse, user_id, window, since, seen).await?;
+                Ok(whole(clean))
             };
             let split = |clean: &CleanHours| Split::within_ranges(window, clean, max_ranges);
-            read_steadily(window, look, split, read).await?
+            read_steadily(window, seen, look, split, read).await?
         } else {
             read(Split::claims_only(window)).await?
         };

@@ -4,7 +4,7 @@ use clickhouse::Row;
 use clickhouse::query::Query;
 use serde::Deserialize;
 
-use super::sealed::{CleanHours, Split, clean_for_site, read_steadily, within};
+use super::sealed::{CleanHours, LastSeen, Split, clean_for_site, read_steadily, within};
 use super::snapshots::{self, MAX_SNAPSHOT_ROWS, Moment};
 use super::{ClickHouse, Error, Plan, READ_DEADLINE, Reports, deadline};
 use crate::domain::{
@@ -41,7 +41,7 @@ impl Reports {
             PagesRequest::First(query) => query,
         };
         let (mut pages, rows) = self
-            .steadily(&self.clickhouse, query.window, |split| {
+            .steadily(&self.clickhouse, &self.seen, query.window, |split| {
                 self.first_rows(query, split)
             })
             .await?;
@@ -60,8 +60,10 @@ impl Reports {
                 max: MAX_SNAPSHOT_ROWS,
             });
         }
+        // What was seen on a replica says nothing of the server that is written to.
+        let nothing_seen = LastSeen::default();
         let (snapshot, rows) = self
-            .steadily(&self.writes, query.window, |split| {
+            .steadily(&self.writes, &nothing_seen, query.window, |split| {
                 snapshots::take(&self.writes, query, split)
             })
             .await?;
@@ -82,15 +84,16 @@ impl Reports {
     pub(super) async fn steadily<T, R: Future<Output = Result<T, Error>>>(
         &self,
         clickhouse: &ClickHouse,
+        seen: &LastSeen,
         window: ReportWindow,
         read: impl Fn(Split) -> R,
     ) -> Result<T, Error> {
         if self.plan == Plan::Claims {
             return read(Split::claims_only(window)).await;
         }
-        let look = |since| clean_for_site(clickhouse, window, since);
+        let look = |since| clean_for_site(clickhouse, window, since, seen);
         let split = |clean: &CleanHours| Split::new(window, clean);
-        read_steadily(window, look, split, read).await
+        read_steadily(window, seen.within(window), look, split, read).await
     }
 
     /// As many rows as are asked for, and how many there are.

@@ -10,7 +10,7 @@ use clickhouse::query::Query;
 use lru::LruCache;
 use serde::Deserialize;
 
-use super::sealed::{Split, clean_for_user, read_steadily, within};
+use super::sealed::{LastSeen, Split, clean_for_user, read_steadily, within};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{DailyReport, ReportWindow, UserId};
 
@@ -44,6 +44,8 @@ pub struct Reports {
     /// Where snapshots are written, and read.
     pub(super) writes: ClickHouse,
     pub(super) plan: Plan,
+    /// What was sealed at the last look at `clickhouse`.
+    pub(super) seen: Arc<LastSeen>,
     /// Views per day of the users who were last asked for.
     volumes: Arc<Mutex<LruCache<UserId, u64>>>,
 }
@@ -68,6 +70,7 @@ impl Reports {
             writes: clickhouse.clone(),
             clickhouse,
             plan,
+            seen: Arc::default(),
             volumes: Arc::new(Mutex::new(LruCache::new(KNOWN_USERS))),
         }
     }
@@ -77,6 +80,7 @@ impl Reports {
     pub fn reading_from(self, replica: ClickHouse) -> Self {
         Self {
             clickhouse: replica,
+            seen: Arc::default(),
             ..self
         }
     }
@@ -138,7 +142,8 @@ impl Reports {
     async fn read_view(&self, user_id: UserId, window: ReportWindow) -> Result<DailyReport, Error> {
         read_steadily(
             window,
-            |since| clean_for_user(&self.clickhouse, user_id, window, since),
+            self.seen.within(window),
+            |since| clean_for_user(&self.clickhouse, user_id, window, since, &self.seen),
             |clean| Split::new(window, clean),
             |split| async move {
                 if split.sealed.is_empty() {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -106,6 +107,34 @@ struct HourRow {
 /// In the place of an hour, which it is not: since when seals are good.
 const TRUSTED: u32 = u32::MAX;
 
+/// What was sealed when reports last looked, each hour with its seal.
+///
+/// It only saves a report its first look: whoever begins with it looks again before he answers, and
+/// answers only if nothing has changed since.
+#[derive(Default)]
+pub(super) struct LastSeen(Mutex<CleanHours>);
+
+impl LastSeen {
+    /// The hours that lie in `window`.
+    pub(super) fn within(&self, window: ReportWindow) -> CleanHours {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hours = seen.range(whole_hours(window));
+        hours.map(|(hour, sealed)| (*hour, *sealed)).collect()
+    }
+
+    fn note(&self, window: ReportWindow, sealed: &CleanHours) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hours = whole_hours(window);
+        seen.retain(|hour, _| !hours.contains(hour));
+        seen.extend(sealed);
+    }
+}
+
+fn whole_hours(window: ReportWindow) -> Range<Hour> {
+    let from = Hour::from(window.from.unix());
+    from..Hour::containing(window.until.unix()).max(from)
+}
+
 /// The hours of `window` that can be read from the counts of one user. Of hours whose seals are older
 /// than `since`, none: so a second look asks only for what came after the first.
 ///
@@ -116,9 +145,10 @@ pub(super) async fn clean_for_user(
     user_id: UserId,
     window: ReportWindow,
     since: Option<ServerTime>,
+    seen: &LastSeen,
 ) -> Result<CleanHours, Error> {
     let whose = format!("user_id = {} AND ", user_id.get());
-    clean_hours(clickhouse, window, &whose, since).await
+    clean_hours(clickhouse, window, &whose, since, seen).await
 }
 
 /// The hours of `window` that can be read from the counts of the whole site, as for one user.
@@ -126,8 +156,9 @@ pub(super) async fn clean_for_site(
     clickhouse: &ClickHouse,
     window: ReportWindow,
     since: Option<ServerTime>,
+    seen: &LastSeen,
 ) -> Result<CleanHours, Error> {
-    clean_hours(clickhouse, window, "", since).await
+    clean_hours(clickhouse, window, "", since, seen).await
 }
 
 /// The sealed hours, less those in which a row of `whose` may have come after the seal. Marks that every
@@ -137,6 +168,7 @@ async fn clean_hours(
     window: ReportWindow,
     whose: &str,
     since: Option<ServerTime>,
+    seen: &LastSeen,
 ) -> Result<CleanHours, Error> {
     let (seals, marks) = (seals(window), |since| marks(window, whose, since));
     let mut rows;
@@ -152,6 +184,7 @@ async fn clean_hours(
         oldest
     };
     let mut clean = sealed_hours(&rows);
+    seen.note(window, &clean);
     clean.retain(|_, sealed| *sealed >= oldest);
     for row in rows.iter().filter(|row| row.marked > 0) {
         let (hour, mark) = (
@@ -189,8 +222,8 @@ async fn look(clickhouse: &ClickHouse, sql: &str) -> Result<Vec<HourRow>, Error>
 }
 
 fn in_whole_hours(column: &str, window: ReportWindow) -> String {
-    let from = Hour::from(window.from.unix()).start();
-    let until = Hour::containing(window.until.unix()).start();
+    let Range { start, end } = whole_hours(window);
+    let (from, until) = (start.start(), end.start());
     format!("{column} >= toDateTime({from}, 'UTC') AND {column} < toDateTime({until}, 'UTC')")
 }
 
@@ -224,10 +257,11 @@ fn is_unchanged(split: &Split, before: &CleanHours, after: &CleanHours) -> bool 
 }
 
 /// Looks at what is sealed, reads, and looks again: a row that moved from a sealed hour into another
-/// one meanwhile would be counted twice or not at all. After some looks in vain it reads the claims
-/// alone.
+/// one meanwhile would be counted twice or not at all. `seen`, unless empty, is an earlier look at the
+/// same server. After some looks in vain it reads the claims alone.
 pub(super) async fn read_steadily<T, L, R>(
     window: ReportWindow,
+    seen: CleanHours,
     look: impl Fn(Option<ServerTime>) -> L,
     split: impl Fn(&CleanHours) -> Split,
     read: impl Fn(Split) -> R,
@@ -236,7 +270,11 @@ where
     L: Future<Output = Result<CleanHours, Error>>,
     R: Future<Output = Result<T, Error>>,
 {
-    let mut clean = look(None).await?;
+    let mut clean = if seen.is_empty() {
+        look(None).await?
+    } else {
+        seen
+    };
     for _ in 0..MAX_LOOKS {
         let split = split(&clean);
         let answer = read(split.clone()).await?;

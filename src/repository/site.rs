@@ -23,10 +23,15 @@ impl Reports {
     /// When ClickHouse can't answer.
     pub async fn site(&self, query: &SiteQuery) -> Result<Vec<SiteTotal>, Error> {
         let rows = self
-            .steadily(&self.clickhouse, query.window(), |split| async move {
-                let read = self.clickhouse.reader()?.query(&totals(query, &split));
-                deadline(READ_DEADLINE, read.fetch_all::<Total>()).await
-            })
+            .steadily(
+                &self.clickhouse,
+                &self.seen,
+                query.window(),
+                |split| async move {
+                    let read = self.clickhouse.reader()?.query(&totals(query, &split));
+                    deadline(READ_DEADLINE, read.fetch_all::<Total>()).await
+                },
+            )
             .await?;
         let total = |row: Total| SiteTotal {
             start: CreatedAt::from_unix(row.start),
