@@ -354,6 +354,8 @@ mod tests {
         let same = "2026-11-21T09:00:00Z";
         let empty = read(&["seal", "--from", same, "--to", same]);
         assert!(empty.is_err_and(|line| line.contains("--from must be before --to")));
+        let missing = read(&["seal", "--from", same]);
+        assert!(missing.is_err_and(|line| line.contains("missing: --to")));
         let days = ["reconcile", "--from=2026-11-21", "--to=2026-11-21"];
         assert!(read(&days).is_err_and(|line| line.contains("--from must be before --to")));
         assert!(read(&days[..2]).is_ok());

@@ -40,13 +40,16 @@ impl From<clap::Error> for Refusal {
                 .replace("error: ", ""),
         };
         Refusal::Wrong(match error.kind() {
-            ErrorKind::MissingRequiredArgument
-                if !rendered.contains("Usage: traffic-api spool") =>
-            {
+            // A command's own arguments are named by clap; what else is required is required by a setting.
+            ErrorKind::MissingRequiredArgument if rendered.contains("--clickhouse-url") => {
                 "CLICKHOUSE_READ_URL, CLICKHOUSE_USER, CLICKHOUSE_PASSWORD and CLICKHOUSE_CLUSTER \
                  need CLICKHOUSE_URL"
                     .to_owned()
             }
+            ErrorKind::MissingRequiredArgument => match error.get(ContextKind::InvalidArg) {
+                Some(ContextValue::Strings(names)) => format!("missing: {}", names.join(", ")),
+                _ => reason,
+            },
             ErrorKind::InvalidUtf8 => "a flag, or a variable of a setting, is not UTF-8".to_owned(),
             ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
                 format!(
