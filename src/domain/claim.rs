@@ -107,6 +107,9 @@ pub fn erase<'a>(live: impl IntoIterator<Item = &'a Claim>, version: Version) ->
 /// Settles rivals among all `claims` of one id, tombstones included: the highest (version, tuple)
 /// wins, and each loser gets a tombstone **at the winner's version, never above it**. Above it, two
 /// settlements that saw different rivals could erase each other's winner; at it, all of them agree.
+/// Only a first post that loses to another first post gets it one above: at the same version a late
+/// copy of the loser would undo it. No winner is ever erased so, since each of them has the greatest
+/// tuple that its settlement saw.
 ///
 /// A delete is a rival too, one that leaves only tombstones: where it outranks the update that won,
 /// the view is gone. It does not outrank a first post, which has no rank of its own.
@@ -128,7 +131,7 @@ pub fn settle(claims: &[Claim]) -> Settlement {
     }
     let losers = live.iter().filter(|claim| claim.view != winner.view);
     Settlement {
-        tombstones: erase(losers, winner.version),
+        tombstones: erase(losers, winner.version.max(Version::ABOVE_FIRST)),
         winner: Some(winner),
     }
 }
@@ -176,6 +179,23 @@ mod tests {
         assert_eq!(settled.tombstones.len(), 2);
         assert!(settle(&[claim("/a", 1)]).tombstones.is_empty());
         assert_eq!(settle(&[]).winner, None);
+    }
+
+    #[test]
+    fn a_late_copy_of_a_first_post_that_lost_stays_lost() {
+        let rivals = [claim("/a", 0), claim("/b", 0)];
+        let settled = settle(&rivals);
+        assert_eq!(settled.winner, Some(claim("/b", 0)));
+        let late = claim("/a", 0);
+        assert_eq!(settled.tombstones[0].view, late.view);
+        assert!(settled.tombstones[0].version > late.version);
+        // A settlement that saw other rivals chooses the same winner of those that both saw.
+        let other = settle(&[claim("/b", 0), claim("/c", 0)]);
+        assert_eq!(other.winner, Some(claim("/c", 0)));
+        assert_eq!(other.tombstones[0].view, claim("/b", 0).view);
+        // And an update outranks what was put to rest.
+        let risen = settle(&[settled.tombstones[0].clone(), claim("/a", 2)]);
+        assert_eq!(risen.winner, Some(claim("/a", 2)));
     }
 
     #[test]

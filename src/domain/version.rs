@@ -17,6 +17,10 @@ impl Version {
     /// What a POST writes: below every update, so that a late duplicate cannot undo one.
     pub const FIRST: Version = Version(0);
 
+    /// Where a first POST that lost to another first POST is put to rest: above every late copy of
+    /// it, and below every update.
+    pub const ABOVE_FIRST: Version = Version(1);
+
     /// Wraps a stored number.
     pub const fn new(version: u64) -> Self {
         Self(version)
@@ -85,6 +89,13 @@ mod tests {
             assert!(seen.insert(version));
             assert!(seen.insert(b.above(Version::FIRST, now)));
         }
+    }
+
+    #[test]
+    fn no_update_gets_a_version_of_the_first_posts() {
+        let epoch = DateTime::from_timestamp_millis(EPOCH_MS).unwrap();
+        let version = VersionSource::new(0).above(Version::FIRST, epoch);
+        assert!(version > Version::ABOVE_FIRST);
     }
 
     #[test]
