@@ -7,6 +7,7 @@
 //! requests in flight -> drain the lanes, into the spool what ClickHouse does not take -> stop the
 //! engine. Each step has a deadline; together they stay within 25 seconds.
 
+mod metrics;
 mod reconcile;
 mod seal;
 mod store;
@@ -29,12 +30,13 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::domain::{ClaimSet, Clock, RecentWrites, VersionSource};
 use crate::engine::{self, Engine};
-use crate::http::{self, Acceptance, AppState, BoundedListener};
+use crate::http::{self, Acceptance, AppState, BoundedListener, Connections, Rejected};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{
     self, ClickHouse, PageViews, PeriodicCheck, ReconcileStats, Reconciler, Reports, Sealer,
     SealerStats,
 };
+use crate::telemetry::metrics::Metrics;
 
 pub use reconcile::reconcile;
 pub use seal::seal;
@@ -161,6 +163,7 @@ async fn serve(
     let check = Reconciler::new(clickhouse.clone(), clock.clone(), repository::PATIENCE, 0);
     let check = PeriodicCheck::new(check);
     let stopping = Arc::new(AtomicBool::new(false));
+    let metrics = Metrics::default();
     let state = AppState {
         writer,
         page_views,
@@ -178,8 +181,12 @@ async fn serve(
         },
         max_body_bytes: settings.max_body_bytes as usize,
         batches: Semaphore::new(MAX_BATCHES),
+        rejected: Rejected::new(&metrics),
+        metrics,
         stopping: Arc::clone(&stopping),
     };
+    let connections = Connections::new(settings.max_connections as usize);
+    metrics::show(&state, engine.vitals(), &connections);
     let router = http::router(state);
 
     let address = settings.listen_addr;
@@ -188,7 +195,7 @@ async fn serve(
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .with_context(|| format!("LISTEN_ADDR {address} can't be used"));
     let (address, listener) = listener?;
-    let listener = BoundedListener::new(listener, settings.max_connections as usize);
+    let listener = BoundedListener::new(listener, connections);
     let http = Task::spawn(|stop| {
         let stopped = async {
             let _ = stop.await;

@@ -1,4 +1,7 @@
-//! Logging: structured lines on standard error.
+//! Logging: structured lines on standard error. Metrics: [`metrics`].
+
+mod catalog;
+pub mod metrics;
 
 use std::io::IsTerminal;
 

@@ -9,11 +9,15 @@ use proc_macro2::{TokenStream, TokenTree};
 const RULES: &[(&str, &[&str], &[&str])] = &[
     ("domain", &[], &["tokio", "axum", "clickhouse", "reqwest"]),
     ("pipeline", &["domain"], &["axum", "clickhouse"]),
-    ("repository", &["domain", "pipeline"], &["axum"]),
+    (
+        "repository",
+        &["domain", "pipeline", "telemetry"],
+        &["axum"],
+    ),
     ("engine", &[], &["axum", "clickhouse"]),
     (
         "http",
-        &["domain", "pipeline", "repository"],
+        &["domain", "pipeline", "repository", "telemetry"],
         &["clickhouse"],
     ),
     (

@@ -18,13 +18,13 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use traffic_api::config::LogFormat;
 use traffic_api::domain::{Clock, RecentWrites, VersionSource};
-use traffic_api::http::{self, Acceptance, AppState, BoundedListener};
+use traffic_api::http::{self, Acceptance, AppState, BoundedListener, Connections, Rejected};
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
 use traffic_api::repository::{
     ClickHouse, PATIENCE, PageViews, PeriodicCheck, Plan, Reconciler, Reports, Schema, Sealer,
     Seals,
 };
-use traffic_api::telemetry;
+use traffic_api::telemetry::{self, metrics::Metrics};
 
 use super::support::service::Service;
 
@@ -77,7 +77,7 @@ pub fn serve_if_asked() {
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
         let address = listener.local_addr().expect("an address");
-        let listener = BoundedListener::new(listener, 8192);
+        let listener = BoundedListener::new(listener, Connections::new(8192));
         let router = if role == Limit::Bare.name() {
             let path = "/api/traffic/{request_id}";
             let post = async |_body: Bytes| StatusCode::CREATED;
@@ -146,6 +146,7 @@ fn router(data_dir: &Path) -> axum::Router {
         VersionSource::new(0),
         clock.clone(),
     );
+    let metrics = Metrics::default();
     let state = AppState {
         writer,
         page_views,
@@ -167,6 +168,8 @@ fn router(data_dir: &Path) -> axum::Router {
         },
         max_body_bytes: 65_536,
         batches: Semaphore::new(1),
+        rejected: Rejected::new(&metrics),
+        metrics,
         stopping: Arc::new(AtomicBool::new(false)),
     };
     http::router(state)

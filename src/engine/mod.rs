@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 pub use child::{run_child, run_child_if_asked};
 pub use error::Error;
-pub use supervise::Embedded;
+pub use supervise::{Embedded, Vitals};
 
 /// The hidden subcommand under which the executable becomes the engine.
 pub const CHILD_SUBCOMMAND: &str = "engine-child";
@@ -110,6 +110,15 @@ impl Engine {
         match self {
             Self::External(_) => {}
             Self::Embedded(embedded) => embedded.stop().await,
+        }
+    }
+
+    /// What can be asked of the child while somebody else holds the engine; nothing for a server that
+    /// somebody else runs.
+    pub fn vitals(&self) -> Option<Vitals> {
+        match self {
+            Self::External(_) => None,
+            Self::Embedded(embedded) => Some(embedded.vitals()),
         }
     }
 

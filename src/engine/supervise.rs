@@ -55,7 +55,27 @@ struct Figures {
     restarts: AtomicU64,
 }
 
+/// A look at a supervised engine; it does not keep it alive.
+#[derive(Debug, Clone)]
+pub struct Vitals(Arc<Figures>);
+
+impl Vitals {
+    /// Whether a child is ready.
+    pub fn is_up(&self) -> bool {
+        self.0.pid.load(Ordering::Acquire) != 0
+    }
+
+    /// How often the child was started again after it had died.
+    pub fn restarts(&self) -> u64 {
+        self.0.restarts.load(Ordering::Acquire)
+    }
+}
+
 impl Embedded {
+    pub(super) fn vitals(&self) -> Vitals {
+        Vitals(Arc::clone(&self.figures))
+    }
+
     /// Starts the engine and waits until it answers.
     pub(super) async fn start(settings: Settings, library: PathBuf) -> Result<Self, Error> {
         let data_error = |error| Error::data(&settings.data_path, error);
@@ -118,7 +138,7 @@ impl Embedded {
     }
 
     pub(super) fn restarts(&self) -> u64 {
-        self.figures.restarts.load(Ordering::Acquire)
+        self.vitals().restarts()
     }
 
     pub(super) fn pid(&self) -> Option<u32> {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::batches::{BatchReceipt, malformed};
 use super::elements::Element;
 use super::problem::{BadField, Problem};
+use super::rejected::Reason;
 use super::state::AppState;
 use crate::domain::{
     AcceptanceWindow, Claim, ClaimSet, Fingerprint, PendingBlock, Rejection, RequestId,
@@ -84,23 +85,24 @@ impl<'a> Intake<'a> {
             Element::Whole(line) => line,
             Element::TooLong => {
                 let detail = format!("must be at most {} bytes", self.state.max_body_bytes);
-                self.reject(number, "too_long", detail);
+                self.reject(Reason::TooLong, number, "too_long", detail);
                 return Ok(None);
             }
             Element::Broken(reason) if number == 1 => return Err(malformed(reason)),
             Element::Broken(reason) => {
                 self.is_broken = true;
-                self.reject(number, "malformed_json", reason);
+                self.reject(Reason::Malformed, number, "malformed_json", reason);
                 return Ok(None);
             }
         };
         let view = match read_identified_view(line, &self.window) {
             Ok(view) => view,
             Err(Rejection::Malformed(reason)) => {
-                self.reject(number, "malformed_json", reason);
+                self.reject(Reason::Malformed, number, "malformed_json", reason);
                 return Ok(None);
             }
             Err(Rejection::Invalid(invalid)) => {
+                self.state.rejected.add(Reason::Invalid);
                 let errors = || invalid.errors().iter().map(BadField::from).collect();
                 self.receipt.reject(number, errors);
                 return Ok(None);
@@ -121,7 +123,14 @@ impl<'a> Intake<'a> {
         }
     }
 
-    fn reject(&mut self, number: u64, code: &'static str, detail: impl Into<String>) {
+    fn reject(
+        &mut self,
+        reason: Reason,
+        number: u64,
+        code: &'static str,
+        detail: impl Into<String>,
+    ) {
+        self.state.rejected.add(reason);
         self.receipt.reject(number, || {
             vec![BadField {
                 field: String::new(),
@@ -144,7 +153,12 @@ impl<'a> Intake<'a> {
         let mut block = self.state.writer.open_block().await;
         // An empty block has room for any view.
         if block.push(left.claims).is_err() {
-            self.reject(number, "too_long", "is larger than a block");
+            self.reject(
+                Reason::TooLong,
+                number,
+                "too_long",
+                "is larger than a block",
+            );
             return Ok(());
         }
         self.gathering = Some(Gathering {
@@ -202,6 +216,7 @@ impl<'a> Intake<'a> {
         let (pending, conflicts) = self.state.recent.hold_all(&contents);
         if !conflicts.is_empty() {
             for place in &conflicts {
+                self.state.rejected.add(Reason::Conflict);
                 self.receipt.reject(numbers[*place], || {
                     vec![BadField {
                         field: "request_id".to_owned(),
@@ -238,9 +253,13 @@ impl<'a> Intake<'a> {
                 Ok(Ack::Stored) => self.receipt.stored += 1,
                 Ok(Ack::Spooled) => self.receipt.spooled += 1,
                 Err(pipeline::Error::Refused) => {
-                    self.reject(number, "refused_by_store", "the store refuses this view");
+                    let detail = "the store refuses this view";
+                    self.reject(Reason::Quarantined, number, "refused_by_store", detail);
                 }
-                Err(error) => failed = Some(error),
+                Err(error) => {
+                    self.state.rejected.add(error.into());
+                    failed = Some(error);
+                }
             }
         }
         self.receipt.accepted = self.receipt.stored + self.receipt.spooled;

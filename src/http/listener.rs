@@ -14,7 +14,32 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A listener with so many places; who finds none waits in the kernel's queue until one is free.
 pub struct BoundedListener {
     listener: TcpListener,
+    connections: Connections,
+}
+
+/// How many connections there are; cheap to clone.
+#[derive(Clone)]
+pub struct Connections {
     places: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl Connections {
+    /// None yet, and no more than `limit` at once.
+    pub fn new(limit: usize) -> Self {
+        let places = Arc::new(Semaphore::new(limit));
+        Self { places, limit }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.limit.saturating_sub(self.places.available_permits())
+    }
+
+    /// How many may be.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
 }
 
 /// A connection that holds its place until it is closed.
@@ -24,11 +49,11 @@ pub struct Connection {
 }
 
 impl BoundedListener {
-    /// `listener` with `places`.
-    pub fn new(listener: TcpListener, places: usize) -> Self {
+    /// `listener` with places for so many `connections`.
+    pub fn new(listener: TcpListener, connections: Connections) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(places)),
+            connections,
         }
     }
 }
@@ -40,7 +65,7 @@ impl Listener for BoundedListener {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             // Nobody closes the semaphore.
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
+            let Ok(place) = Arc::clone(&self.connections.places).acquire_owned().await else {
                 return std::future::pending().await;
             };
             let (stream, address) = Listener::accept(&mut self.listener).await;

@@ -19,10 +19,13 @@ mod extract;
 mod health;
 mod intake;
 mod listener;
+mod metrics;
 mod openapi;
 mod page_views;
 mod problem;
+mod rejected;
 mod reports;
+mod requests;
 mod state;
 
 use std::any::Any;
@@ -38,14 +41,15 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use tower_http::trace::TraceLayer;
 use tracing::error;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use listener::BoundedListener;
+pub use listener::{BoundedListener, Connections};
 pub use openapi::document;
 pub use problem::{Kind, Problem};
+pub use rejected::Rejected;
+use requests::{Observe, Requests};
 use state::Shared;
 pub use state::{Acceptance, AppState};
 
@@ -57,6 +61,9 @@ pub fn router(state: AppState) -> Router {
     let max_body_bytes = state.max_body_bytes;
     let (router, mut document) = api().split_for_parts();
     openapi::complete(&mut document);
+    let others = ["/", "/openapi.json", "/problems"].map(str::to_owned);
+    let routes = document.paths.paths.keys().cloned().chain(others);
+    let requests = Requests::new(routes, &state.metrics, state.rejected.clone());
     // Rendered once: a router is copied for every connection.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     router
@@ -73,8 +80,7 @@ pub fn router(state: AppState) -> Router {
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(CatchPanicLayer::custom(panicked))
-        // What fails is logged where it fails, once.
-        .layer(TraceLayer::new_for_http().on_failure(()))
+        .layer(Observe(requests))
 }
 
 /// The documented routes.
@@ -94,6 +100,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(reports::site))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+        .routes(routes!(metrics::scrape))
 }
 
 /// The browser's own errors are not problem documents.

@@ -235,8 +235,11 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let retry_after = self.kind.retry_after_secs();
-        let mut response = (self.kind.status(), Json(self)).into_response();
+        let kind = self.kind;
+        let retry_after = kind.retry_after_secs();
+        let mut response = (kind.status(), Json(self)).into_response();
+        // For who counts it.
+        response.extensions_mut().insert(kind);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

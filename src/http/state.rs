@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::rejected::Rejected;
 use crate::domain::{AcceptanceWindow, ClaimSet, Clock, RecentWrites, RequestId};
 use crate::pipeline::{Delivery, Writer};
 use crate::repository::{ClickHouse, PageViews, PeriodicCheck, Reports, Sealer};
+use crate::telemetry::metrics::Metrics;
 
 /// Which times of a view are acceptable.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,10 @@ pub struct AppState {
     pub max_body_bytes: usize,
     /// One permit for each batch that may be read at once.
     pub batches: Semaphore,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Views that are not kept.
+    pub rejected: Rejected,
     /// Set while the service stops: not ready any more, though still answering.
     pub stopping: Arc<AtomicBool>,
 }

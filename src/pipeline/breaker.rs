@@ -5,6 +5,7 @@
 //! replayed it asks for a sign of life; that closes the breaker when the sink was unreachable, and
 //! when it had answered with an error, lets a single batch through as the half-open probe.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,6 +20,18 @@ pub struct Breaker {
     /// `None` while the sink is well.
     outage: Mutex<Option<Outage>>,
     opened: Notify,
+    outages: AtomicU64,
+}
+
+/// Where batches go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// To the sink.
+    Closed,
+    /// To the spool.
+    Open,
+    /// To the spool but for one, which may try the sink.
+    HalfOpen,
 }
 
 #[derive(Debug)]
@@ -34,6 +47,20 @@ impl Breaker {
     /// Whether the sink is known to be in trouble.
     pub fn is_open(&self) -> bool {
         self.outage().is_some()
+    }
+
+    /// Where batches go at present.
+    pub fn state(&self) -> BreakerState {
+        match self.outage().as_ref() {
+            None => BreakerState::Closed,
+            Some(outage) if outage.probe => BreakerState::HalfOpen,
+            Some(_) => BreakerState::Open,
+        }
+    }
+
+    /// How often the sink failed and batches went to the spool from then on.
+    pub fn outages(&self) -> u64 {
+        self.outages.load(Ordering::Relaxed)
     }
 
     /// Whether a batch should be sent to the sink now; takes the half-open probe if there is one.
@@ -57,6 +84,7 @@ impl Breaker {
             answered,
             probe: false,
         });
+        self.outages.fetch_add(1, Ordering::Relaxed);
         warn!(reason = %failure, "the store is down, spooling");
         self.opened.notify_one();
     }
@@ -99,6 +127,7 @@ mod tests {
     async fn an_unreachable_sink_is_well_when_it_gives_a_sign_of_life() {
         let breaker = Breaker::default();
         assert!(breaker.lets_through());
+        assert_eq!(breaker.state(), BreakerState::Closed);
         breaker.open(&Failure::Unreachable(String::new()));
         breaker.opened().await;
         assert!(breaker.is_open() && !breaker.lets_through());
@@ -110,11 +139,14 @@ mod tests {
     fn a_sink_that_answered_with_an_error_has_to_take_a_batch() {
         let breaker = Breaker::default();
         breaker.open(&Failure::Transient(String::new()));
+        assert_eq!(breaker.state(), BreakerState::Open);
         breaker.alive();
         assert!(breaker.is_open());
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
         assert!(breaker.lets_through(), "the probe");
         assert!(!breaker.lets_through(), "only one");
         breaker.close();
         assert!(breaker.lets_through());
+        assert_eq!(breaker.outages(), 1);
     }
 }

@@ -89,6 +89,11 @@ impl<S: Sink> Delivery<S> {
         self.breaker.is_open()
     }
 
+    /// What is known of the sink's health.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
     /// The spool.
     pub fn spool(&self) -> &Arc<Spool> {
         &self.spool

@@ -39,7 +39,7 @@ use crate::domain::Stream;
 
 pub use batch::{Batch, Mark};
 pub use block::{Block, BlockLane};
-pub use breaker::Breaker;
+pub use breaker::{Breaker, BreakerState};
 pub use delivery::{Delivery, Stats};
 pub use freshness::Freshness;
 pub use lane::Lane;
@@ -47,7 +47,7 @@ pub use receipt::Receipt;
 pub use replay::Replay;
 pub use seldom::Seldom;
 pub use spool::Spool;
-pub use writer::{Lanes, Writer, open};
+pub use writer::{Buffer, Lanes, Writer, open};
 
 /// What the pipeline must know of a record: its stream and its encoded form.
 pub trait Record: Send + 'static {

@@ -22,6 +22,7 @@ const MAX_BLOCK_BYTES: usize = 20 << 20;
 /// Admits records of one stream into its lanes; cheap to clone.
 pub struct Writer<R> {
     budget: Arc<Semaphore>,
+    budget_bytes: usize,
     to_sink: mpsc::UnboundedSender<Admitted<R>>,
     to_spool: mpsc::UnboundedSender<Admitted<R>>,
     block_budget: Arc<Semaphore>,
@@ -29,10 +30,29 @@ pub struct Writer<R> {
     blocks: mpsc::UnboundedSender<AdmittedBlock>,
 }
 
+/// What is admitted and not yet answered, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// How much there is.
+    pub used_bytes: usize,
+    /// How much there may be.
+    pub limit_bytes: usize,
+}
+
+impl Buffer {
+    fn of(budget: &Semaphore, limit_bytes: usize) -> Self {
+        Self {
+            used_bytes: limit_bytes.saturating_sub(budget.available_permits()),
+            limit_bytes,
+        }
+    }
+}
+
 impl<R> Clone for Writer<R> {
     fn clone(&self) -> Self {
         Self {
             budget: Arc::clone(&self.budget),
+            budget_bytes: self.budget_bytes,
             to_sink: self.to_sink.clone(),
             to_spool: self.to_spool.clone(),
             block_budget: Arc::clone(&self.block_budget),
@@ -63,6 +83,7 @@ pub fn open<R: Record, S: Sink>(
     let budget_bytes = limits.buffer_bytes as usize;
     let writer = Writer {
         budget: Arc::new(Semaphore::new(budget_bytes)),
+        budget_bytes,
         to_sink,
         to_spool,
         block_budget: Arc::new(Semaphore::new(budget_bytes.max(PORTION_BYTES))),
@@ -87,6 +108,16 @@ pub fn open<R: Record, S: Sink>(
 }
 
 impl<R: Record> Writer<R> {
+    /// The buffer of single records.
+    pub fn records(&self) -> Buffer {
+        Buffer::of(&self.budget, self.budget_bytes)
+    }
+
+    /// The buffer of blocks.
+    pub fn blocks(&self) -> Buffer {
+        Buffer::of(&self.block_budget, self.budget_bytes.max(PORTION_BYTES))
+    }
+
     /// Takes the record's bytes from the budget and queues it for the sink.
     ///
     /// # Errors

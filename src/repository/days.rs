@@ -6,7 +6,8 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
-use super::sealed::{CleanHours, Split, clean_for_user, read_steadily, within};
+use super::measures::{Report, Source};
+use super::sealed::{CleanHours, Split, clean_for_user, read_claims_only, read_steadily, within};
 use super::{Error, READ_DEADLINE, Reports, deadline};
 use crate::domain::{CreatedAt, DaysQuery, DaysReport, Hour, UserId};
 
@@ -30,10 +31,21 @@ impl Reports {
     /// # Errors
     /// When ClickHouse can't answer.
     pub async fn days(&self, user_id: UserId, query: &DaysQuery) -> Result<DaysReport, Error> {
+        self.measured(Report::Days, async |reports| {
+            reports.read_all_days(user_id, query).await
+        })
+        .await
+    }
+
+    async fn read_all_days(
+        &self,
+        user_id: UserId,
+        query: &DaysQuery,
+    ) -> Result<(DaysReport, Source), Error> {
         let window = query.window();
         let length = window.until.unix().saturating_sub(window.from.unix());
         let read = |split: Split| self.read_days(user_id, query, split);
-        let report = if self.reads_view(user_id, length) {
+        let (report, source) = if self.reads_view(user_id, length) {
             let edges = edges(query);
             let max_ranges = OTHER_RANGES + edges.len().min(MAX_EDGES);
             let edges = &edges;
@@ -50,10 +62,10 @@ impl Reports {
             let split = |clean: &CleanHours| Split::within_ranges(window, clean, max_ranges);
             read_steadily(window, seen, look, split, read).await?
         } else {
-            read(Split::claims_only(window)).await?
+            read_claims_only(window, read).await?
         };
         self.remember(user_id, report.views(), length);
-        Ok(report)
+        Ok((report, source))
     }
 
     async fn read_days(

@@ -12,6 +12,7 @@
 mod columns;
 mod days;
 mod errors;
+mod measures;
 mod migrate;
 mod page_views;
 mod pages;
@@ -28,12 +29,14 @@ mod snapshots;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clickhouse::Client;
 
 use crate::pipeline::{Batch, Failure, Sink};
+use crate::telemetry::metrics::Metrics;
+use measures::InsertMeasures;
 
 pub use errors::Error;
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
@@ -98,6 +101,7 @@ pub struct ClickHouse {
     base: Client,
     locate: Locate,
     schema: Arc<Schema>,
+    inserts: Arc<InsertMeasures>,
 }
 
 impl ClickHouse {
@@ -114,7 +118,13 @@ impl ClickHouse {
             base,
             locate,
             schema: Arc::new(schema),
+            inserts: Arc::default(),
         }
+    }
+
+    /// Shows what inserts cost among `metrics`.
+    pub fn show(&self, metrics: &Metrics) {
+        self.inserts.show(metrics);
     }
 
     /// The same database, at another address.
@@ -171,7 +181,11 @@ async fn deadline<T>(
 
 impl Sink for ClickHouse {
     async fn write(&self, batch: &Batch) -> Result<(), Failure> {
-        self.insert(batch).await.map_err(Failure::from)
+        let began = Instant::now();
+        let outcome = self.insert(batch).await.map_err(Failure::from);
+        self.inserts
+            .note(batch, began.elapsed(), outcome.as_ref().err());
+        outcome
     }
 
     async fn ping(&self) -> Result<(), Failure> {

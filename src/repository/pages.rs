@@ -4,7 +4,10 @@ use clickhouse::Row;
 use clickhouse::query::Query;
 use serde::Deserialize;
 
-use super::sealed::{CleanHours, LastSeen, Split, clean_for_site, read_steadily, within};
+use super::measures::{Report, Source};
+use super::sealed::{
+    CleanHours, LastSeen, Split, clean_for_site, read_claims_only, read_steadily, within,
+};
 use super::snapshots::{self, MAX_SNAPSHOT_ROWS, Moment};
 use super::{ClickHouse, Error, Plan, READ_DEADLINE, Reports, deadline};
 use crate::domain::{
@@ -34,25 +37,38 @@ impl Reports {
     /// When ClickHouse can't answer; [`Error::SnapshotGone`] for a cursor that is too old or not of
     /// this database; [`Error::AnswerTooLong`] for an answer that is not kept.
     pub async fn pages(&self, request: &PagesRequest, moment: Moment) -> Result<PagesPage, Error> {
+        self.measured(Report::Pages, async |reports| {
+            reports.read_pages(request, moment).await
+        })
+        .await
+    }
+
+    async fn read_pages(
+        &self,
+        request: &PagesRequest,
+        moment: Moment,
+    ) -> Result<(PagesPage, Source), Error> {
         let query = match request {
             PagesRequest::Next(cursor, limit) => {
-                return snapshots::read(&self.writes, *cursor, *limit, moment).await;
+                let page = snapshots::read(&self.writes, *cursor, *limit, moment).await?;
+                return Ok((page, Source::Kept));
             }
             PagesRequest::First(query) => query,
         };
-        let (mut pages, rows) = self
+        let ((mut pages, rows), source) = self
             .steadily(&self.clickhouse, &self.seen, query.window, |split| {
                 self.first_rows(query, split)
             })
             .await?;
         if rows <= query.limit || !query.continues {
             pages.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
-            return Ok(PagesPage {
+            let page = PagesPage {
                 window: query.window,
                 interval: query.interval,
                 pages,
                 next: None,
-            });
+            };
+            return Ok((page, source));
         }
         if rows > MAX_SNAPSHOT_ROWS {
             return Err(Error::AnswerTooLong {
@@ -62,7 +78,7 @@ impl Reports {
         }
         // What was seen on a replica says nothing of the server that is written to.
         let nothing_seen = LastSeen::default();
-        let (snapshot, rows) = self
+        let ((snapshot, rows), source) = self
             .steadily(&self.writes, &nothing_seen, query.window, |split| {
                 snapshots::take(&self.writes, query, split)
             })
@@ -77,7 +93,8 @@ impl Reports {
             interval: query.interval,
             prefix: Cursor::digest(&query.prefix),
         };
-        snapshots::read(&self.writes, beginning, query.limit, moment).await
+        let page = snapshots::read(&self.writes, beginning, query.limit, moment).await?;
+        Ok((page, source))
     }
 
     /// By the plan, what the site's sealed hours and the claims have of a window.
@@ -87,9 +104,9 @@ impl Reports {
         seen: &LastSeen,
         window: ReportWindow,
         read: impl Fn(Split) -> R,
-    ) -> Result<T, Error> {
+    ) -> Result<(T, Source), Error> {
         if self.plan == Plan::Claims {
-            return read(Split::claims_only(window)).await;
+            return read_claims_only(window, read).await;
         }
         let look = |since| clean_for_site(clickhouse, window, since, seen);
         let split = |clean: &CleanHours| Split::new(window, clean);

@@ -4,15 +4,18 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use clickhouse::Row;
 use clickhouse::query::Query;
 use lru::LruCache;
 use serde::Deserialize;
 
+use super::measures::{Report, ReportMeasures, Source};
 use super::sealed::{LastSeen, Split, clean_for_user, read_steadily, within};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{DailyReport, ReportWindow, UserId};
+use crate::telemetry::metrics::Metrics;
 
 /// From so many views in its window on a report is cheaper from the pre-aggregate: from half a million
 /// where parts are yet unmerged, from some three millions where they are merged (`docs/data-model.md`,
@@ -49,6 +52,7 @@ pub struct Reports {
     pub(super) seen: Arc<LastSeen>,
     /// Views per day of the users who were last asked for.
     volumes: Arc<Mutex<LruCache<UserId, u64>>>,
+    measures: Arc<ReportMeasures>,
 }
 
 /// `PREWHERE` filters before `FINAL` merges. That is exact only because both columns are in the sort
@@ -73,6 +77,7 @@ impl Reports {
             plan,
             seen: Arc::default(),
             volumes: Arc::new(Mutex::new(LruCache::new(KNOWN_USERS))),
+            measures: Arc::default(),
         }
     }
 
@@ -92,14 +97,43 @@ impl Reports {
     /// # Errors
     /// When ClickHouse can't answer.
     pub async fn daily(&self, user_id: UserId, window: ReportWindow) -> Result<DailyReport, Error> {
+        self.measured(Report::Daily, async |reports| {
+            reports.read_daily(user_id, window).await
+        })
+        .await
+    }
+
+    /// Runs a report and notes what it cost.
+    pub(super) async fn measured<T>(
+        &self,
+        report: Report,
+        answer: impl AsyncFnOnce(&Self) -> Result<(T, Source), Error>,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let outcome = answer(self).await;
+        let source = outcome.as_ref().map(|(_, source)| *source);
+        self.measures.note(report, began, source);
+        outcome.map(|(answer, _)| answer)
+    }
+
+    /// Shows what reports cost among `metrics`.
+    pub fn show(&self, metrics: &Metrics) {
+        self.measures.show(metrics);
+    }
+
+    async fn read_daily(
+        &self,
+        user_id: UserId,
+        window: ReportWindow,
+    ) -> Result<(DailyReport, Source), Error> {
         let length = window.until.unix().saturating_sub(window.from.unix());
-        let report = if self.reads_view(user_id, length) {
+        let (report, source) = if self.reads_view(user_id, length) {
             self.read_view(user_id, window).await?
         } else {
-            self.read_claims(user_id, window).await?
+            (self.read_claims(user_id, window).await?, Source::Claims)
         };
         self.remember(user_id, report.views(), length);
-        Ok(report)
+        Ok((report, source))
     }
 
     /// How much a user views, for choosing the plan next time.
@@ -140,7 +174,11 @@ impl Reports {
         daily_report(query).await
     }
 
-    async fn read_view(&self, user_id: UserId, window: ReportWindow) -> Result<DailyReport, Error> {
+    async fn read_view(
+        &self,
+        user_id: UserId,
+        window: ReportWindow,
+    ) -> Result<(DailyReport, Source), Error> {
         read_steadily(
             window,
             self.seen.within(window),

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use clickhouse::Row;
 use serde::Deserialize;
 
+use super::measures::Source;
 use super::seals::{ServerTime, late_since, trusted_since};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{Hour, ReportWindow, UserId};
@@ -258,14 +259,14 @@ fn is_unchanged(split: &Split, before: &CleanHours, after: &CleanHours) -> bool 
 
 /// Looks at what is sealed, reads, and looks again: a row that moved from a sealed hour into another
 /// one meanwhile would be counted twice or not at all. `seen`, unless empty, is an earlier look at the
-/// same server. After some looks in vain it reads the claims alone.
+/// same server. After some looks in vain it reads the claims alone. It says which it was.
 pub(super) async fn read_steadily<T, L, R>(
     window: ReportWindow,
     seen: CleanHours,
     look: impl Fn(Option<ServerTime>) -> L,
     split: impl Fn(&CleanHours) -> Split,
     read: impl Fn(Split) -> R,
-) -> Result<T, Error>
+) -> Result<(T, Source), Error>
 where
     L: Future<Output = Result<CleanHours, Error>>,
     R: Future<Output = Result<T, Error>>,
@@ -279,15 +280,24 @@ where
         let split = split(&clean);
         let answer = read(split.clone()).await?;
         if split.sealed.is_empty() {
-            return Ok(answer);
+            return Ok((answer, Source::Claims));
         }
         let after = look(clean.values().min().copied()).await?;
         if is_unchanged(&split, &clean, &after) {
-            return Ok(answer);
+            return Ok((answer, Source::View));
         }
         clean = after;
     }
-    read(Split::claims_only(window)).await
+    read_claims_only(window, read).await
+}
+
+/// All of the window from the claims.
+pub(super) async fn read_claims_only<T, R: Future<Output = Result<T, Error>>>(
+    window: ReportWindow,
+    read: impl Fn(Split) -> R,
+) -> Result<(T, Source), Error> {
+    let answer = read(Split::claims_only(window)).await?;
+    Ok((answer, Source::Claims))
 }
 
 #[cfg(test)]

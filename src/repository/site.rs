@@ -3,6 +3,7 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
+use super::measures::Report;
 use super::pages::start_of;
 use super::sealed::{Split, within};
 use super::{Error, READ_DEADLINE, Reports, deadline};
@@ -22,17 +23,16 @@ impl Reports {
     /// # Errors
     /// When ClickHouse can't answer.
     pub async fn site(&self, query: &SiteQuery) -> Result<Vec<SiteTotal>, Error> {
-        let rows = self
-            .steadily(
-                &self.clickhouse,
-                &self.seen,
-                query.window(),
-                |split| async move {
-                    let read = self.clickhouse.reader()?.query(&totals(query, &split));
-                    deadline(READ_DEADLINE, read.fetch_all::<Total>()).await
-                },
-            )
-            .await?;
+        let answer = async |reports: &Reports| {
+            let read = |split| async move {
+                let read = reports.clickhouse.reader()?.query(&totals(query, &split));
+                deadline(READ_DEADLINE, read.fetch_all::<Total>()).await
+            };
+            reports
+                .steadily(&reports.clickhouse, &reports.seen, query.window(), read)
+                .await
+        };
+        let rows = self.measured(Report::Site, answer).await?;
         let total = |row: Total| SiteTotal {
             start: CreatedAt::from_unix(row.start),
             views: row.views,

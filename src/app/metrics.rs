@@ -1,0 +1,141 @@
+//! What is state, read at each scrape.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::domain::ClaimSet;
+use crate::engine::Vitals;
+use crate::http::{AppState, Connections};
+use crate::pipeline::{BreakerState, Buffer, Delivery, Writer};
+use crate::repository::{ClickHouse, PeriodicCheck, Sealer};
+use crate::telemetry::metrics::{self, Reading};
+
+/// Everyone whose state is shown.
+struct Observed {
+    delivery: Arc<Delivery<ClickHouse>>,
+    writer: Writer<ClaimSet>,
+    sealer: Arc<Sealer>,
+    check: Arc<PeriodicCheck>,
+    engine: Option<Vitals>,
+    connections: Connections,
+    stopping: Arc<AtomicBool>,
+}
+
+/// Shows what the service does among its metrics.
+pub(super) fn show(state: &AppState, engine: Option<Vitals>, connections: &Connections) {
+    state.clickhouse.show(&state.metrics);
+    state.reports.show(&state.metrics);
+    let observed = Observed {
+        delivery: Arc::clone(&state.delivery),
+        writer: state.writer.clone(),
+        sealer: Arc::clone(&state.sealer),
+        check: Arc::clone(&state.check),
+        engine,
+        connections: connections.clone(),
+        stopping: Arc::clone(&state.stopping),
+    };
+    state.metrics.read(move |reading| observed.read(reading));
+}
+
+impl Observed {
+    fn read(&self, reading: &mut Reading) {
+        self.service(reading);
+        self.write_path(reading);
+        self.spool(reading);
+        self.sealer(reading);
+        self.check(reading);
+    }
+
+    fn service(&self, reading: &mut Reading) {
+        let version = [(env!("CARGO_PKG_VERSION"), 1.0)];
+        reading.gauges(&metrics::BUILD_INFO, version);
+        let stopping = self.stopping.load(Ordering::Relaxed);
+        reading.gauge(&metrics::STOPPING, stopping.into());
+        let (open, limit) = (self.connections.open(), self.connections.limit());
+        reading.gauge(&metrics::HTTP_CONNECTIONS, open as f64);
+        reading.gauge(&metrics::HTTP_CONNECTIONS_LIMIT, limit as f64);
+        if let Some(engine) = &self.engine {
+            reading.gauge(&metrics::ENGINE_UP, engine.is_up().into());
+            reading.counter(&metrics::ENGINE_RESTARTS, engine.restarts());
+        }
+    }
+
+    fn write_path(&self, reading: &mut Reading) {
+        let stats = self.delivery.stats();
+        let outcomes = [
+            ("stored", stats.rows),
+            ("spooled", stats.spooled),
+            ("replayed", stats.replayed),
+        ];
+        reading.counters(&metrics::ROWS, outcomes);
+        reading.counter(&metrics::QUARANTINED, stats.refused);
+        let (records, blocks) = (self.writer.records(), self.writer.blocks());
+        let both = |of: fn(&Buffer) -> usize| {
+            [
+                ("single", of(&records) as f64),
+                ("batch", of(&blocks) as f64),
+            ]
+        };
+        reading.gauges(&metrics::BUFFER, both(|buffer| buffer.used_bytes));
+        reading.gauges(&metrics::BUFFER_LIMIT, both(|buffer| buffer.limit_bytes));
+        let breaker = self.delivery.breaker();
+        let now = breaker.state();
+        let states = [
+            ("closed", BreakerState::Closed),
+            ("open", BreakerState::Open),
+            ("half_open", BreakerState::HalfOpen),
+        ];
+        let states = states.map(|(name, state)| (name, f64::from(state == now)));
+        reading.gauges(&metrics::BREAKER, states);
+        reading.counter(&metrics::OUTAGES, breaker.outages());
+    }
+
+    fn spool(&self, reading: &mut Reading) {
+        let spool = self.delivery.spool().state();
+        reading.gauge(&metrics::SPOOL_BYTES, spool.bytes as f64);
+        reading.gauge(&metrics::SPOOL_LIMIT, spool.max_bytes as f64);
+        reading.gauge(&metrics::SPOOL_FILES, spool.files as f64);
+        reading.gauge(&metrics::SPOOL_ROWS, spool.rows as f64);
+        reading.gauge(&metrics::SPOOL_WRITE_FAILED, spool.last_write_failed.into());
+        reading.gauge(&metrics::QUARANTINE_FILES, spool.rejected_files as f64);
+        reading.gauge(&metrics::QUARANTINE_BYTES, spool.rejected_bytes as f64);
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        let since = |ms: u64| (now_ms as f64 - ms as f64).max(0.0) / 1000.0;
+        reading.gauge(&metrics::SPOOL_OLDEST, spool.oldest_ms.map_or(0.0, since));
+        let freshness = self.delivery.freshness();
+        reading.gauge(&metrics::REPORT_LAG, since(freshness.complete_through_ms));
+    }
+
+    fn sealer(&self, reading: &mut Reading) {
+        let stats = self.sealer.stats();
+        let hours = [("full", stats.counted), ("late", stats.recounted)];
+        reading.counters(&metrics::SEALER_HOURS, hours);
+        reading.counter(&metrics::SEALER_FAILURES, stats.failures);
+        reading.gauge(&metrics::SEALER_FAILING, stats.failing.into());
+        reading.gauge(&metrics::SEALER_UNSEALED, stats.unsealed_hours as f64);
+        reading.gauge(&metrics::SEALER_LATE, stats.late_hours as f64);
+        let took = stats.last.map_or(0.0, |last| last.took.as_secs_f64());
+        reading.gauge(&metrics::SEALER_DURATION, took);
+        if let Some(looked) = stats.surveyed_at {
+            let seconds = looked.millis() as f64 / 1000.0;
+            reading.gauge(&metrics::SEALER_LOOKED, seconds);
+        }
+        if let Some((_, through)) = stats.sealed {
+            reading.gauge(&metrics::SEALER_THROUGH, through.into());
+        }
+    }
+
+    fn check(&self, reading: &mut Reading) {
+        let stats = self.check.stats();
+        let runs = [("ended", stats.runs), ("failed", stats.failures)];
+        reading.counters(&metrics::RECONCILE_RUNS, runs);
+        reading.gauge(&metrics::RECONCILE_FAILING, stats.failing.into());
+        reading.gauge(&metrics::RECONCILE_DURATION, stats.took.as_secs_f64());
+        reading.gauge(&metrics::RECONCILE_DAYS, stats.differing_days as f64);
+        reading.gauge(&metrics::RECONCILE_RIVALS, stats.rival_ids as f64);
+        if let Some(checked) = stats.checked_at {
+            let seconds = checked.timestamp_millis() as f64 / 1000.0;
+            reading.gauge(&metrics::RECONCILE_CHECKED, seconds);
+        }
+    }
+}

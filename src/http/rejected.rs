@@ -1,0 +1,104 @@
+//! Views that clients sent and that are not kept, by reason.
+
+use prometheus::IntCounter;
+
+use super::problem::Kind;
+use crate::pipeline;
+use crate::telemetry::metrics::{Metrics, VIEWS_REJECTED};
+
+/// Why a view is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It can't be read.
+    Malformed,
+    /// Fields are missing, unknown or out of range.
+    Invalid,
+    /// It is longer than it may be.
+    TooLong,
+    /// Another view is known under its id.
+    Conflict,
+    /// The ingest buffer is full.
+    Full,
+    /// ClickHouse refuses it for good; it is in quarantine.
+    Quarantined,
+    /// Neither ClickHouse nor the spool has it.
+    Unavailable,
+    /// The service is stopping.
+    Stopping,
+}
+
+impl Reason {
+    const ALL: &[(Reason, &str)] = &[
+        (Reason::Malformed, "malformed"),
+        (Reason::Invalid, "invalid"),
+        (Reason::TooLong, "too_long"),
+        (Reason::Conflict, "conflict"),
+        (Reason::Full, "full"),
+        (Reason::Quarantined, "quarantined"),
+        (Reason::Unavailable, "unavailable"),
+        (Reason::Stopping, "stopping"),
+    ];
+}
+
+impl From<pipeline::Error> for Reason {
+    fn from(error: pipeline::Error) -> Self {
+        match error {
+            pipeline::Error::Full => Reason::Full,
+            pipeline::Error::Unavailable => Reason::Unavailable,
+            pipeline::Error::Refused => Reason::Quarantined,
+            pipeline::Error::Stopping => Reason::Stopping,
+        }
+    }
+}
+
+/// Counts them; cheap to clone.
+#[derive(Clone)]
+pub struct Rejected(Vec<IntCounter>);
+
+impl Rejected {
+    /// None yet, shown among `metrics`.
+    pub fn new(metrics: &Metrics) -> Self {
+        let counts = metrics.counter(&VIEWS_REJECTED);
+        let count = |(_, label): &(Reason, &str)| counts.with_label_values(&[*label]);
+        Self(Reason::ALL.iter().map(count).collect())
+    }
+
+    pub(super) fn add(&self, reason: Reason) {
+        self.0[reason as usize].inc();
+    }
+
+    /// A single view whose request ended with this problem.
+    pub(super) fn view(&self, problem: Kind) {
+        self.add(match problem {
+            Kind::MalformedId | Kind::MalformedJson | Kind::UnsupportedMediaType => {
+                Reason::Malformed
+            }
+            Kind::InvalidPageView => Reason::Invalid,
+            Kind::BodyTooLarge => Reason::TooLong,
+            Kind::RequestIdConflict => Reason::Conflict,
+            Kind::BufferFull => Reason::Full,
+            Kind::RefusedByStore => Reason::Quarantined,
+            Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Internal => Reason::Unavailable,
+            Kind::Stopping => Reason::Stopping,
+            Kind::PageViewNotFound
+            | Kind::NoSuchRoute
+            | Kind::NotAcceptable
+            | Kind::CursorExpired
+            | Kind::MethodNotAllowed
+            | Kind::InvalidParameters
+            | Kind::AnswerTooLong => return,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_at_its_own_place() {
+        for (place, (reason, _)) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What every request leaves behind: a count and its latency.
+//!
+//! Invariants: each request that reaches the router is counted once, however it ends: answered by a
+//! handler or before one, after a panic, or not at all because the client went away. Labels are
+//! templates of routes, never paths. Series are found by index, not by their labels.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::response::Response;
+use pin_project_lite::pin_project;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+use tower::{Layer, Service};
+
+use super::problem::Kind;
+use super::rejected::Rejected;
+use crate::telemetry::metrics::{
+    HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS, LATENCY_SECONDS, Metrics,
+};
+
+/// Where single views are written: a request that fails there is a view that is not kept.
+const SINGLE_VIEWS: &str = "/api/traffic/{request_id}";
+/// A path that leads nowhere.
+const UNMATCHED: &str = "unmatched";
+/// Many files each, which count as one.
+const FOLDERS: &[&str] = &["/docs", "/dashboard"];
+
+const METHODS: &[&str] = &[
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
+];
+
+/// What we answer with; others are looked up by their label.
+const STATUSES: &[u16] = &[
+    201, 200, 202, 204, 304, 400, 404, 405, 406, 409, 410, 413, 415, 422, 429, 499, 500, 503,
+];
+/// The client went away before its answer; nginx's number for that.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// The measures of all requests.
+pub(super) struct Requests {
+    routes: Vec<String>,
+    places: HashMap<String, usize, foldhash::fast::FixedState>,
+    /// By route, then by method.
+    series: Box<[Series]>,
+    counts: IntCounterVec,
+    durations: HistogramVec,
+    in_flight: AtomicU64,
+    rejected: Rejected,
+}
+
+/// The measures of one method of one route, made when they are first used.
+#[derive(Default)]
+struct Series {
+    duration: OnceLock<Histogram>,
+    counts: [OnceLock<IntCounter>; STATUSES.len()],
+}
+
+/// Which route, by its place in [`Requests::routes`], and which method, by its place in [`METHODS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target {
+    route: usize,
+    method: usize,
+}
+
+impl Requests {
+    /// Of these routes, shown among `metrics`; others count as one.
+    pub(super) fn new(
+        routes: impl IntoIterator<Item = String>,
+        metrics: &Metrics,
+        rejected: Rejected,
+    ) -> Arc<Self> {
+        let known = [UNMATCHED]
+            .iter()
+            .chain(FOLDERS)
+            .map(|path| (*path).to_owned());
+        let routes: Vec<String> = known.chain(routes).collect();
+        let series = (0..routes.len() * METHODS.len()).map(|_| Series::default());
+        let requests = Arc::new(Self {
+            places: routes.iter().cloned().zip(0..).collect(),
+            series: series.collect(),
+            routes,
+            counts: metrics.counter(&HTTP_REQUESTS),
+            durations: metrics.histogram(&HTTP_DURATION, LATENCY_SECONDS),
+            in_flight: AtomicU64::new(0),
+            rejected,
+        });
+        let shown = Arc::downgrade(&requests);
+        metrics.read(move |reading| {
+            let requests = shown.upgrade();
+            let waiting = requests.map_or(0, |r| r.in_flight.load(Ordering::Relaxed));
+            reading.gauge(&HTTP_IN_FLIGHT, waiting as f64);
+        });
+        requests
+    }
+
+    fn target(&self, request: &Request) -> Target {
+        let matched = request.extensions().get::<MatchedPath>();
+        Target {
+            route: matched.map_or(0, |path| self.place(path.as_str())),
+            method: match *request.method() {
+                Method::GET => 0,
+                Method::HEAD => 1,
+                Method::POST => 2,
+                Method::PUT => 3,
+                Method::PATCH => 4,
+                Method::DELETE => 5,
+                Method::OPTIONS => 6,
+                _ => 7,
+            },
+        }
+    }
+
+    fn place(&self, route: &str) -> usize {
+        self.places.get(route).copied().unwrap_or_else(|| {
+            let folder = FOLDERS.iter().position(|folder| route.starts_with(folder));
+            folder.map_or(0, |place| place + 1)
+        })
+    }
+
+    fn note(&self, target: Target, status: u16, began: Instant) {
+        let Target { route, method } = target;
+        let series = &self.series[route * METHODS.len() + method];
+        let (route, method) = (self.routes[route].as_str(), METHODS[method]);
+        let count = || {
+            let labels = [route, method, &status.to_string()];
+            self.counts.with_label_values(&labels)
+        };
+        match STATUSES.iter().position(|known| *known == status) {
+            Some(place) => series.counts[place].get_or_init(count).inc(),
+            None => count().inc(),
+        }
+        let duration = || self.durations.with_label_values(&[route, method]);
+        let duration = series.duration.get_or_init(duration);
+        duration.observe(began.elapsed().as_secs_f64());
+    }
+
+    fn is_single_view(&self, target: Target) -> bool {
+        matches!(METHODS[target.method], "POST" | "PUT" | "PATCH")
+            && self.routes[target.route] == SINGLE_VIEWS
+    }
+}
+
+/// Counts what passes through a service.
+#[derive(Clone)]
+pub(super) struct Observe(pub(super) Arc<Requests>);
+
+impl<S> Layer<S> for Observe {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed {
+            inner,
+            requests: Arc::clone(&self.0),
+        }
+    }
+}
+
+/// A service whose requests are counted.
+#[derive(Clone)]
+pub(super) struct Observed<S> {
+    inner: S,
+    requests: Arc<Requests>,
+}
+
+impl<S: Service<Request, Response = Response>> Service<Request> for Observed<S> {
+    type Response = Response;
+    type Error = S::Error;
+    type Future = Answering<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let requests = Arc::clone(&self.requests);
+        requests.in_flight.fetch_add(1, Ordering::Relaxed);
+        let pending = Pending {
+            target: requests.target(&request),
+            requests,
+            began: Instant::now(),
+            status: CLIENT_CLOSED_REQUEST,
+        };
+        Answering {
+            answer: self.inner.call(request),
+            pending,
+        }
+    }
+}
+
+pin_project! {
+    /// A request on its way to its answer.
+    pub(super) struct Answering<F> {
+        #[pin]
+        answer: F,
+        pending: Pending,
+    }
+}
+
+impl<F: Future<Output = Result<Response, E>>, E> Future for Answering<F> {
+    type Output = Result<Response, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(context));
+        if let Ok(response) = &answer {
+            this.pending.answered(response);
+        }
+        Poll::Ready(answer)
+    }
+}
+
+/// Notes the end of a request, whichever it is.
+struct Pending {
+    requests: Arc<Requests>,
+    target: Target,
+    began: Instant,
+    status: u16,
+}
+
+impl Pending {
+    fn answered(&mut self, response: &Response) {
+        self.status = response.status().as_u16();
+        if let Some(kind) = response.extensions().get::<Kind>()
+            && self.requests.is_single_view(self.target)
+        {
+            self.requests.rejected.view(*kind);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.requests.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.requests.note(self.target, self.status, self.began);
+    }
+}

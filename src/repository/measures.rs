@@ -1,0 +1,197 @@
+//! What inserts and reports cost, counted through handles that are made once.
+
+use std::time::{Duration, Instant};
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+
+use super::Error;
+use crate::pipeline::{Batch, Failure};
+use crate::telemetry::metrics::{self, LATENCY_SECONDS, Metrics};
+
+/// Upper bounds for the rows of an insert, from one to the most that a batch may have.
+const ROWS: &[f64] = &[
+    1.0,
+    4.0,
+    16.0,
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+];
+/// Upper bounds for its bytes.
+const BYTES: &[f64] = &[
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+/// Measures of all inserts through one client and its copies.
+pub(super) struct InsertMeasures {
+    durations: HistogramVec,
+    all_rows: HistogramVec,
+    all_bytes: HistogramVec,
+    failures: IntCounterVec,
+    confirmed: Histogram,
+    failed: Histogram,
+    rows: Histogram,
+    bytes: Histogram,
+    unreachable: IntCounter,
+    transient: IntCounter,
+    refused: IntCounter,
+    unknown: IntCounter,
+}
+
+impl Default for InsertMeasures {
+    fn default() -> Self {
+        let duration = metrics::histogram(&metrics::INSERT_DURATION, LATENCY_SECONDS);
+        let rows = metrics::histogram(&metrics::INSERT_ROWS, ROWS);
+        let bytes = metrics::histogram(&metrics::INSERT_BYTES, BYTES);
+        let failures = metrics::counter(&metrics::INSERT_FAILURES);
+        let class = |class| failures.with_label_values(&[class]);
+        Self {
+            confirmed: duration.with_label_values(&["confirmed"]),
+            failed: duration.with_label_values(&["failed"]),
+            rows: metrics::only(&rows),
+            bytes: metrics::only(&bytes),
+            unreachable: class("unreachable"),
+            transient: class("transient"),
+            refused: class("refused"),
+            unknown: class("unknown"),
+            durations: duration,
+            all_rows: rows,
+            all_bytes: bytes,
+            failures,
+        }
+    }
+}
+
+impl InsertMeasures {
+    pub(super) fn show(&self, metrics: &Metrics) {
+        metrics.register(self.durations.clone());
+        metrics.register(self.all_rows.clone());
+        metrics.register(self.all_bytes.clone());
+        metrics.register(self.failures.clone());
+    }
+
+    /// One insert has ended, with this failure or well.
+    pub(super) fn note(&self, batch: &Batch, took: Duration, failure: Option<&Failure>) {
+        self.rows.observe(batch.rows as f64);
+        self.bytes.observe(batch.bytes.len() as f64);
+        let (duration, failures) = match failure {
+            None => (&self.confirmed, None),
+            Some(Failure::Unreachable(_)) => (&self.failed, Some(&self.unreachable)),
+            Some(Failure::Transient(_)) => (&self.failed, Some(&self.transient)),
+            Some(Failure::Refused(_)) => (&self.failed, Some(&self.refused)),
+            Some(Failure::Unknown(_)) => (&self.failed, Some(&self.unknown)),
+        };
+        duration.observe(took.as_secs_f64());
+        if let Some(failures) = failures {
+            failures.inc();
+        }
+    }
+}
+
+/// Which report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Report {
+    Daily,
+    Days,
+    Pages,
+    Site,
+}
+
+impl Report {
+    const ALL: [Report; 4] = [Report::Daily, Report::Days, Report::Pages, Report::Site];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Report::Daily => "daily",
+            Report::Days => "days",
+            Report::Pages => "pages",
+            Report::Site => "site",
+        }
+    }
+}
+
+/// What a report was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The claims alone.
+    Claims,
+    /// Sealed hours, and the claims for the rest.
+    View,
+    /// An answer that was written down before.
+    Kept,
+}
+
+impl Source {
+    const ALL: [Source; 3] = [Source::Claims, Source::View, Source::Kept];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Source::Claims => "claims",
+            Source::View => "view",
+            Source::Kept => "kept",
+        }
+    }
+}
+
+/// Measures of all reports.
+pub(super) struct ReportMeasures {
+    durations: HistogramVec,
+    failures: IntCounterVec,
+}
+
+impl Default for ReportMeasures {
+    fn default() -> Self {
+        let measures = Self {
+            durations: metrics::histogram(&metrics::REPORT_DURATION, LATENCY_SECONDS),
+            failures: metrics::counter(&metrics::REPORT_FAILURES),
+        };
+        for report in Report::ALL {
+            measures.failures.with_label_values(&[report.name()]);
+            for source in Source::ALL {
+                if source != Source::Kept || report == Report::Pages {
+                    measures.duration(report, source);
+                }
+            }
+        }
+        measures
+    }
+}
+
+impl ReportMeasures {
+    pub(super) fn show(&self, metrics: &Metrics) {
+        metrics.register(self.durations.clone());
+        metrics.register(self.failures.clone());
+    }
+
+    fn duration(&self, report: Report, source: Source) -> Histogram {
+        let labels = [report.name(), source.name()];
+        self.durations.with_label_values(&labels)
+    }
+
+    /// One report has ended. A look-up of its series costs nothing beside a statement.
+    pub(super) fn note(&self, report: Report, began: Instant, outcome: Result<Source, &Error>) {
+        match outcome {
+            Ok(source) => {
+                let took = began.elapsed().as_secs_f64();
+                self.duration(report, source).observe(took);
+            }
+            // The client's to mend, not ClickHouse's.
+            Err(Error::SnapshotGone | Error::AnswerTooLong { .. }) => {}
+            Err(_) => self.failures.with_label_values(&[report.name()]).inc(),
+        }
+    }
+}
