@@ -33,14 +33,13 @@ use crate::engine::{self, Engine};
 use crate::http::{self, Acceptance, AppState, BoundedListener, Connections, Rejected};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{
-    self, ClickHouse, PageViews, PeriodicCheck, ReconcileStats, Reconciler, Reports, Sealer,
-    SealerStats,
+    self, ClickHouse, PageViews, PeriodicCheck, ReconcileStats, Reconciler, Sealer, SealerStats,
 };
 use crate::telemetry::metrics::Metrics;
 
 pub use reconcile::reconcile;
 pub use seal::seal;
-use store::{clickhouse, plan, reports_from, seals, user};
+use store::{clickhouse, reports, seals, user};
 
 /// How long ClickHouse may still take for what was sent to it; after that it goes to the spool.
 const LAST_INSERTS: Duration = Duration::from_secs(4);
@@ -167,8 +166,7 @@ async fn serve(
     let state = AppState {
         writer,
         page_views,
-        reports: Reports::new(clickhouse.clone(), plan(settings))
-            .reading_from(reports_from(settings, &clickhouse)),
+        reports: reports(settings, &clickhouse),
         delivery: Arc::clone(&delivery),
         sealer: Arc::clone(&sealer),
         check: Arc::clone(&check),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::{ReportPlan, Settings};
 use crate::engine::Engine;
-use crate::repository::{ClickHouse, Connection, Locate, Plan, Schema, Seals};
+use crate::repository::{ClickHouse, Connection, Locate, Plan, Reports, Schema, Seals};
 
 pub(super) fn user(settings: &Settings) -> String {
     let named = settings.clickhouse_user.clone();
@@ -30,8 +30,14 @@ pub(super) fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
     ClickHouse::new(locate, schema)
 }
 
+pub(super) fn reports(settings: &Settings, clickhouse: &ClickHouse) -> Reports {
+    Reports::new(clickhouse.clone(), plan(settings))
+        .reading_from(reports_from(settings, clickhouse))
+        .logging_from(Duration::from_millis(settings.slow_report_ms.into()))
+}
+
 /// Reports may come from a replica; single views never do, because an update must see all claims.
-pub(super) fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
+fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
     let Some(url) = settings.clickhouse_read_url.clone() else {
         return clickhouse.clone();
     };
@@ -49,7 +55,7 @@ pub(super) fn seals(settings: &Settings, clickhouse: &ClickHouse) -> Seals {
 }
 
 /// A replica of another kind than a cluster's may get a seal before its counts.
-pub(super) fn plan(settings: &Settings) -> Plan {
+fn plan(settings: &Settings) -> Plan {
     match settings.report_plan {
         ReportPlan::View => Plan::View,
         ReportPlan::Claims => Plan::Claims,

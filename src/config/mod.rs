@@ -207,6 +207,11 @@ pub struct Settings {
     #[arg(value_parser = log_level)]
     pub log_level: String,
 
+    /// Reports that take so long or longer are logged with their query id, in milliseconds: 0 to 600000
+    #[arg(long, env, global = true, value_name = "MS", default_value_t = 500)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=600_000))]
+    pub slow_report_ms: u32,
+
     /// How log lines look on standard error
     #[arg(
         long,

@@ -25,6 +25,7 @@ mod page_views;
 mod problem;
 mod rejected;
 mod reports;
+mod request_id;
 mod requests;
 mod state;
 
@@ -41,7 +42,6 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
-use tracing::error;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -124,12 +124,7 @@ async fn problem_page() -> impl IntoResponse {
     )
 }
 
-fn panicked(panic: Box<dyn Any + Send>) -> Response<axum::body::Body> {
-    let message = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
-    error!(message, "request handler panicked");
+fn panicked(_: Box<dyn Any + Send>) -> Response<axum::body::Body> {
+    // The log has it already, with its place.
     Problem::new(Kind::Internal).into_response()
 }

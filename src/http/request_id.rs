@@ -43,7 +43,13 @@ mod tests {
     #[test]
     fn only_a_good_id_is_taken_over() {
         assert!(taken(b"a") && taken(b"00-4bf92f3577b34da6-01/{x}") && taken(&[b'~'; MAX_BYTES]));
-        for bad in [&b""[..], b"a b", b"a\tb", "é".as_bytes(), &[b'a'; MAX_BYTES + 1]] {
+        for bad in [
+            &b""[..],
+            b"a b",
+            b"a\tb",
+            "é".as_bytes(),
+            &[b'a'; MAX_BYTES + 1],
+        ] {
             assert!(!taken(bad), "{bad:?}");
         }
         let (one, other) = (of(&HeaderMap::new()), of(&HeaderMap::new()));

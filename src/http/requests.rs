@@ -1,4 +1,4 @@
-//! What every request leaves behind: a count and its latency.
+//! What every request leaves behind: a count, its latency and a line in the log.
 //!
 //! Invariants: each request that reaches the router is counted once, however it ends: answered by a
 //! handler or before one, after a panic, or not at all because the client went away. Labels are
@@ -9,20 +9,26 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request};
-use axum::http::Method;
+use axum::http::{HeaderValue, Method};
 use axum::response::Response;
 use pin_project_lite::pin_project;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 use tower::{Layer, Service};
+use tracing::{debug, info, warn};
 
 use super::problem::Kind;
 use super::rejected::Rejected;
+use super::request_id::{self, X_REQUEST_ID};
 use crate::telemetry::metrics::{
     HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS, LATENCY_SECONDS, Metrics,
 };
+
+/// For directives: `LOG_LEVEL=info,traffic_api::request=warn` leaves those lines out.
+const TARGET: &str = "traffic_api::request";
 
 /// Where single views are written: a request that fails there is a view that is not kept.
 const SINGLE_VIEWS: &str = "/api/traffic/{request_id}";
@@ -34,6 +40,9 @@ const FOLDERS: &[&str] = &["/docs", "/dashboard"];
 const METHODS: &[&str] = &[
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other",
 ];
+
+/// What probes and scrapes ask for: logged only where it fails, or at debug.
+const PROBES: &[&str] = &["/health", "/health/ready", "/metrics"];
 
 /// What we answer with; others are looked up by their label.
 const STATUSES: &[u16] = &[
@@ -123,7 +132,7 @@ impl Requests {
         })
     }
 
-    fn note(&self, target: Target, status: u16, began: Instant) {
+    fn note(&self, target: Target, status: u16, took: Duration) {
         let Target { route, method } = target;
         let series = &self.series[route * METHODS.len() + method];
         let (route, method) = (self.routes[route].as_str(), METHODS[method]);
@@ -137,12 +146,16 @@ impl Requests {
         }
         let duration = || self.durations.with_label_values(&[route, method]);
         let duration = series.duration.get_or_init(duration);
-        duration.observe(began.elapsed().as_secs_f64());
+        duration.observe(took.as_secs_f64());
     }
 
     fn is_single_view(&self, target: Target) -> bool {
         matches!(METHODS[target.method], "POST" | "PUT" | "PATCH")
-            && self.routes[target.route] == SINGLE_VIEWS
+            && self.route(target) == SINGLE_VIEWS
+    }
+
+    fn route(&self, target: Target) -> &str {
+        &self.routes[target.route]
     }
 }
 
@@ -184,7 +197,10 @@ impl<S: Service<Request, Response = Response>> Service<Request> for Observed<S> 
             target: requests.target(&request),
             requests,
             began: Instant::now(),
+            id: request_id::of(request.headers()),
             status: CLIENT_CLOSED_REQUEST,
+            problem: None,
+            response_bytes: None,
         };
         Answering {
             answer: self.inner.call(request),
@@ -207,8 +223,8 @@ impl<F: Future<Output = Result<Response, E>>, E> Future for Answering<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(this.answer.poll(context));
-        if let Ok(response) = &answer {
+        let mut answer = ready!(this.answer.poll(context));
+        if let Ok(response) = &mut answer {
             this.pending.answered(response);
         }
         Poll::Ready(answer)
@@ -220,16 +236,50 @@ struct Pending {
     requests: Arc<Requests>,
     target: Target,
     began: Instant,
+    id: HeaderValue,
     status: u16,
+    problem: Option<Kind>,
+    response_bytes: Option<u64>,
 }
 
 impl Pending {
-    fn answered(&mut self, response: &Response) {
+    fn answered(&mut self, response: &mut Response) {
         self.status = response.status().as_u16();
-        if let Some(kind) = response.extensions().get::<Kind>()
+        self.response_bytes = response.body().size_hint().exact();
+        self.problem = response.extensions().get::<Kind>().copied();
+        if let Some(kind) = self.problem
             && self.requests.is_single_view(self.target)
         {
-            self.requests.rejected.view(*kind);
+            self.requests.rejected.view(kind);
+        }
+        response.headers_mut().insert(X_REQUEST_ID, self.id.clone());
+    }
+
+    /// One line, without anything that a client may have put into its path or its body.
+    fn log(&self, took: Duration) {
+        let (method, route) = (
+            METHODS[self.target.method],
+            self.requests.route(self.target),
+        );
+        let latency_ms = took.as_micros() as f64 / 1000.0;
+        let (status, response_bytes) = (self.status, self.response_bytes);
+        let problem = self.problem.map(Kind::slug);
+        // Taken over only where it is ASCII.
+        let x_request_id = self.id.to_str().unwrap_or_default();
+        macro_rules! line {
+            ($level:ident) => {
+                $level!(
+                    target: TARGET, method, route, status, latency_ms, response_bytes, problem,
+                    x_request_id, "request"
+                )
+            };
+        }
+        if status == 500 {
+            line!(warn);
+        } else if status == 200 && PROBES.contains(&route) {
+            line!(debug);
+        } else {
+            line!(info);
         }
     }
 }
@@ -237,6 +287,41 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         self.requests.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.requests.note(self.target, self.status, self.began);
+        let took = self.began.elapsed();
+        self.requests.note(self.target, self.status, took);
+        self.log(took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower_http::catch_panic::CatchPanicLayer;
+
+    use super::*;
+
+    async fn breaks() {
+        panic!("on purpose");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_counted_as_a_failed_request_with_an_id() {
+        let metrics = Metrics::default();
+        let routes = ["/breaks".to_owned()];
+        let requests = Requests::new(routes, &metrics, Rejected::new(&metrics));
+        let mut router: Router = Router::new()
+            .route("/breaks", get(breaks))
+            .layer(CatchPanicLayer::custom(crate::http::panicked))
+            .layer(Observe(requests));
+        let request = Request::get("/breaks").body(Body::empty()).unwrap();
+        let response = Service::<Request>::call(&mut router, request).await;
+        let response = response.unwrap();
+        assert_eq!(response.status(), 500);
+        assert!(response.headers().contains_key(X_REQUEST_ID));
+        let counted =
+            "traffic_http_requests_total{method=\"GET\",route=\"/breaks\",status=\"500\"} 1";
+        assert!(metrics.render().contains(counted), "{}", metrics.render());
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{Ack, Batch, Breaker, Error, Failure, Seldom, Sink, Spool};
 
@@ -235,7 +235,8 @@ impl<S: Sink> Delivery<S> {
             Err(Failure::Unreachable(reason) | Failure::Transient(reason))
                 if began.elapsed() < QUICK_FAILURE && !self.is_hurried() =>
             {
-                warn!(reason, rows = batch.rows, token = %batch.token, "insert failed, trying again");
+                // Who failed has said so.
+                debug!(reason, rows = batch.rows, token = %batch.token, "insert tried again");
                 sleep(RETRY_PAUSE).await;
                 self.write_once(batch).await
             }
@@ -279,7 +280,7 @@ impl<S: Sink> Delivery<S> {
             if refused >= MAX_REFUSED {
                 return Isolated {
                     records,
-                    interrupted: Some(Failure::Unknown(reason)),
+                    interrupted: Some(Failure::Unknown(format!("{refused} records refused"))),
                 };
             }
             let middle = range.start + range.len() / 2;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::debug;
+
 use crate::domain::Hour;
 use crate::pipeline::Failure;
 
@@ -17,12 +19,13 @@ pub enum Error {
     /// The server could not be reached, or the connection broke.
     #[error("can't reach clickhouse: {0}")]
     Network(String),
-    /// The server answered with an error.
-    #[error("clickhouse error {code}: {text}")]
+    /// The server answered with an error. Shown is its name alone: the text may quote rows and
+    /// statements, which no log and no client should see.
+    #[error("clickhouse error {code}{}", name(text))]
     Server {
         /// Its number (`SELECT * FROM system.errors`), 0 where none was given.
         code: u32,
-        /// Its text, shortened to one line.
+        /// Its text, as it came.
         text: String,
     },
     /// An answer that this version does not understand.
@@ -86,14 +89,14 @@ impl From<clickhouse::error::Error> for Error {
     fn from(error: clickhouse::error::Error) -> Self {
         use clickhouse::error::Error as E;
         match error {
-            E::BadResponse(text) => match error_code(&text) {
-                Some(code) => Error::Server {
-                    code,
-                    text: one_line(&text),
-                },
-                // A proxy's page, a cut connection.
-                None => Error::Network(one_line(&text)),
-            },
+            E::BadResponse(text) => {
+                debug!(text, "clickhouse answered with an error");
+                match error_code(&text) {
+                    Some(code) => Error::Server { code, text },
+                    // A proxy's page, a cut connection.
+                    None => Error::Network(format!("{} bytes that are no answer", text.len())),
+                }
+            }
             E::Network(source) => Error::Network(innermost(source.as_ref())),
             E::TimedOut => Error::TimedOut(super::INSERT_DEADLINE),
             other => Error::Unexpected(one_line(&other.to_string())),
@@ -103,16 +106,49 @@ impl From<clickhouse::error::Error> for Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        match &error {
+        (&error).into()
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        match error {
             Error::Server { code, .. } => match class(*code) {
                 Class::Transient => Failure::Transient(error.to_string()),
-                Class::Deterministic => Failure::Refused(error.to_string()),
+                // For quarantine, where the rows are too.
+                Class::Deterministic => Failure::Refused(error.in_full()),
                 Class::Unknown => Failure::Unknown(error.to_string()),
             },
             Error::Unexpected(_) => Failure::Unknown(error.to_string()),
             _ => Failure::Unreachable(error.to_string()),
         }
     }
+}
+
+impl Error {
+    /// With the server's text, in one line: not for a log.
+    pub(super) fn in_full(&self) -> String {
+        match self {
+            Error::Server { code, text } => format!("clickhouse error {code}: {}", one_line(text)),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// ` (VIOLATED_CONSTRAINT)`, of a server's text; empty where it has none.
+fn name(text: &str) -> &str {
+    let is_name = |name: &str| {
+        let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(plain)
+    };
+    // The last ones are the server's own: before its version.
+    let opened = text.rmatch_indices(" (").map(|(place, _)| place);
+    let names = opened.filter_map(|place| {
+        let length = text[place..].find(')')?;
+        let name = &text[place..=place + length];
+        is_name(&name[2..name.len() - 1]).then_some(name)
+    });
+    names.into_iter().next().unwrap_or_default()
 }
 
 /// The number in `Code: 252. DB::Exception: ...`.
@@ -131,6 +167,8 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     one_line(&error.to_string())
 }
 
+/// Names of errors are shorter.
+const MAX_NAME_BYTES: usize = 80;
 const MAX_TEXT_CHARS: usize = 500;
 
 fn one_line(text: &str) -> String {
@@ -148,6 +186,24 @@ mod tests {
 
     fn failure(text: &str) -> Failure {
         Error::from(clickhouse::error::Error::BadResponse(text.to_owned())).into()
+    }
+
+    #[test]
+    fn only_the_name_of_an_error_is_shown() {
+        let text = "Code: 469. DB::Exception: Constraint `no_bad` for table t is violated at row 1. \
+                    Column values: page_url = '/secret (A)'. (VIOLATED_CONSTRAINT) (version 26.7.3.1 \
+                    (official build))";
+        let error = Error::from(clickhouse::error::Error::BadResponse(text.to_owned()));
+        assert_eq!(
+            error.to_string(),
+            "clickhouse error 469 (VIOLATED_CONSTRAINT)"
+        );
+        assert!(error.in_full().contains("/secret"));
+        assert!(matches!(Failure::from(error), Failure::Refused(text) if text.contains("no_bad")));
+        let nameless = failure("Code: 60. DB::Exception: in scope SELECT 7 (x)");
+        assert_eq!(nameless.to_string(), "clickhouse error 60");
+        let page = failure("<html>user 42</html>");
+        assert!(!page.to_string().contains("42"));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What inserts and reports cost, counted through handles that are made once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
+use tracing::warn;
 
 use super::Error;
-use crate::pipeline::{Batch, Failure};
+use super::statements::Statements;
+use crate::pipeline::{Batch, Failure, Seldom};
 use crate::telemetry::metrics::{self, LATENCY_SECONDS, Metrics};
 
 /// Upper bounds for the rows of an insert, from one to the most that a batch may have.
@@ -50,6 +52,7 @@ pub(super) struct InsertMeasures {
     transient: IntCounter,
     refused: IntCounter,
     unknown: IntCounter,
+    log: Seldom,
 }
 
 impl Default for InsertMeasures {
@@ -68,6 +71,7 @@ impl Default for InsertMeasures {
             transient: class("transient"),
             refused: class("refused"),
             unknown: class("unknown"),
+            log: Seldom::new(),
             durations: duration,
             all_rows: rows,
             all_bytes: bytes,
@@ -84,10 +88,28 @@ impl InsertMeasures {
         metrics.register(self.failures.clone());
     }
 
-    /// One insert has ended, with this failure or well.
-    pub(super) fn note(&self, batch: &Batch, took: Duration, failure: Option<&Failure>) {
+    /// One insert has ended, with this error or well.
+    pub(super) fn note(
+        &self,
+        batch: &Batch,
+        took: Duration,
+        query_id: &str,
+        error: Option<&Error>,
+    ) {
         self.rows.observe(batch.rows as f64);
         self.bytes.observe(batch.bytes.len() as f64);
+        let failure = error.map(Failure::from);
+        if let (Some(error), Some(failure)) = (error, &failure) {
+            let (rows, took_ms) = (batch.rows, took.as_millis());
+            let say = |left_out| {
+                warn!(%error, query_id, rows, took_ms, left_out, "insert failed");
+            };
+            match failure {
+                // Who looks for a refused row fails many times at once.
+                Failure::Refused(_) => self.log.say(say),
+                _ => say(0),
+            }
+        }
         let (duration, failures) = match failure {
             None => (&self.confirmed, None),
             Some(Failure::Unreachable(_)) => (&self.failed, Some(&self.unreachable)),
@@ -182,13 +204,22 @@ impl ReportMeasures {
         self.durations.with_label_values(&labels)
     }
 
+    /// Names a report that took long.
+    pub(super) fn log(&self, report: Report, source: Source, took: Duration, named: &Statements) {
+        warn!(
+            report = report.name(),
+            source = source.name(),
+            took_ms = took.as_millis(),
+            query_id = named.name(),
+            statements = named.sent(),
+            "slow report"
+        );
+    }
+
     /// One report has ended. A look-up of its series costs nothing beside a statement.
-    pub(super) fn note(&self, report: Report, began: Instant, outcome: Result<Source, &Error>) {
+    pub(super) fn note(&self, report: Report, took: Duration, outcome: Result<Source, &Error>) {
         match outcome {
-            Ok(source) => {
-                let took = began.elapsed().as_secs_f64();
-                self.duration(report, source).observe(took);
-            }
+            Ok(source) => self.duration(report, source).observe(took.as_secs_f64()),
             // The client's to mend, not ClickHouse's.
             Err(Error::SnapshotGone | Error::AnswerTooLong { .. }) => {}
             Err(_) => self.failures.with_label_values(&[report.name()]).inc(),

@@ -145,7 +145,7 @@ pub enum MigrateError {
         own: String,
     },
     /// A statement failed.
-    #[error("{step}: {source}")]
+    #[error("{step}: {}", source.in_full())]
     Statement {
         /// What was being done.
         step: String,

@@ -26,6 +26,7 @@ mod seals;
 mod settlement;
 mod site;
 mod snapshots;
+mod statements;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use clickhouse::Client;
 use crate::pipeline::{Batch, Failure, Sink};
 use crate::telemetry::metrics::Metrics;
 use measures::InsertMeasures;
+use statements::{QUERY_ID, Statements};
 
 pub use errors::Error;
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
@@ -102,6 +104,8 @@ pub struct ClickHouse {
     locate: Locate,
     schema: Arc<Schema>,
     inserts: Arc<InsertMeasures>,
+    /// What the statements of the report under way are called.
+    statements: Option<Arc<Statements>>,
 }
 
 impl ClickHouse {
@@ -119,6 +123,15 @@ impl ClickHouse {
             locate,
             schema: Arc::new(schema),
             inserts: Arc::default(),
+            statements: None,
+        }
+    }
+
+    /// The same, its reads named after `statements`.
+    fn named(&self, statements: &Arc<Statements>) -> Self {
+        Self {
+            statements: Some(Arc::clone(statements)),
+            ..self.clone()
         }
     }
 
@@ -162,9 +175,15 @@ impl ClickHouse {
         Ok(self.server()?.with_database(&self.schema.database))
     }
 
+    /// For one statement: it has a name of its own.
     fn reader(&self) -> Result<Client, Error> {
         let limit = READ_EXECUTION_SECS.to_string();
-        Ok(self.database()?.with_setting("max_execution_time", limit))
+        let query_id = match &self.statements {
+            Some(statements) => statements.next(),
+            None => Statements::alone("read"),
+        };
+        let client = self.database()?.with_setting("max_execution_time", limit);
+        Ok(client.with_setting(QUERY_ID, query_id))
     }
 }
 
@@ -181,11 +200,7 @@ async fn deadline<T>(
 
 impl Sink for ClickHouse {
     async fn write(&self, batch: &Batch) -> Result<(), Failure> {
-        let began = Instant::now();
-        let outcome = self.insert(batch).await.map_err(Failure::from);
-        self.inserts
-            .note(batch, began.elapsed(), outcome.as_ref().err());
-        outcome
+        self.insert(batch).await.map_err(Failure::from)
     }
 
     async fn ping(&self) -> Result<(), Failure> {
@@ -203,6 +218,14 @@ impl ClickHouse {
     }
 
     async fn insert_into(&self, table: &str, batch: &Batch) -> Result<(), Error> {
+        let (began, query_id) = (Instant::now(), Statements::alone("insert"));
+        let outcome = self.send(table, batch, &query_id).await;
+        let error = outcome.as_ref().err();
+        self.inserts.note(batch, began.elapsed(), &query_id, error);
+        outcome
+    }
+
+    async fn send(&self, table: &str, batch: &Batch, query_id: &str) -> Result<(), Error> {
         let columns = batch.columns.join(", ");
         let (format, bytes) = formatted(batch).await;
         // Both cores' work where there is work for both.
@@ -220,6 +243,7 @@ impl ClickHouse {
             .with_setting("parallel_view_processing", parallel_views)
             // Indexes are built by merges: the rows of a fresh part are few, and soon read anyway.
             .with_setting("materialize_skip_indexes_on_insert", "0")
+            .with_setting(QUERY_ID, query_id)
             .with_setting("insert_deduplication_token", batch.token.to_string())
             .with_setting("max_execution_time", INSERT_EXECUTION_SECS.to_string());
         insert.send(bytes).await?;

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clickhouse::Row;
 use clickhouse::query::Query;
@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::measures::{Report, ReportMeasures, Source};
 use super::sealed::{LastSeen, Split, clean_for_user, read_steadily, within};
+use super::statements::Statements;
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{DailyReport, ReportWindow, UserId};
 use crate::telemetry::metrics::Metrics;
@@ -53,6 +54,8 @@ pub struct Reports {
     /// Views per day of the users who were last asked for.
     volumes: Arc<Mutex<LruCache<UserId, u64>>>,
     measures: Arc<ReportMeasures>,
+    /// A report that takes so long is logged.
+    slow: Duration,
 }
 
 /// `PREWHERE` filters before `FINAL` merges. That is exact only because both columns are in the sort
@@ -78,6 +81,7 @@ impl Reports {
             seen: Arc::default(),
             volumes: Arc::new(Mutex::new(LruCache::new(KNOWN_USERS))),
             measures: Arc::default(),
+            slow: Duration::MAX,
         }
     }
 
@@ -89,6 +93,12 @@ impl Reports {
             seen: Arc::default(),
             ..self
         }
+    }
+
+    /// Logs reports that take as long as `slow`, or longer.
+    #[must_use]
+    pub fn logging_from(self, slow: Duration) -> Self {
+        Self { slow, ..self }
     }
 
     /// Views of one user by page in `window`; empty for an unknown user. The window must not reach
@@ -109,10 +119,21 @@ impl Reports {
         report: Report,
         answer: impl AsyncFnOnce(&Self) -> Result<(T, Source), Error>,
     ) -> Result<T, Error> {
-        let began = Instant::now();
-        let outcome = answer(self).await;
+        let (began, statements) = (Instant::now(), Arc::new(Statements::of(report.name())));
+        let named = Self {
+            clickhouse: self.clickhouse.named(&statements),
+            writes: self.writes.named(&statements),
+            ..self.clone()
+        };
+        let outcome = answer(&named).await;
+        let took = began.elapsed();
         let source = outcome.as_ref().map(|(_, source)| *source);
-        self.measures.note(report, began, source);
+        if let Ok(source) = source
+            && took >= self.slow
+        {
+            self.measures.log(report, source, took, &statements);
+        }
+        self.measures.note(report, took, source);
         outcome.map(|(answer, _)| answer)
     }
 

@@ -195,9 +195,8 @@ impl Seals {
     /// # Errors
     /// When ClickHouse can't answer.
     pub async fn survey(&self) -> Result<Survey, Error> {
-        let reader = self.clickhouse.reader()?;
         let trusted_since = trusted_since();
-        let query = reader.query(&format!(
+        let query = self.clickhouse.reader()?.query(&format!(
             "SELECT toUnixTimestamp64Milli(now64(3)) AS now, {trusted_since} AS trusted_since, \
              assumeNotNull((SELECT toUnixTimestamp(min(created_at)) FROM traffic)) AS oldest"
         ));
@@ -212,7 +211,9 @@ impl Seals {
             hour = Hour::from(hour.end());
         }
 
-        let query = reader
+        let query = self
+            .clickhouse
+            .reader()?
             .query(&format!(
                 "SELECT toUnixTimestamp(hour) AS start, \
                  toUnixTimestamp64Milli(max(sealed_at)) AS sealed, \

@@ -197,8 +197,8 @@ pub const REPORT_LAG: Definition = define(
 
 /// What the sealer has done.
 pub const SEALER_HOURS: Definition = define(
-    "traffic_sealer_hours_total",
-    &["count"],
+    "traffic_sealer_counts_total",
+    &["kind"],
     "Hours counted into the pre-aggregate: in full, or again for late rows",
 );
 /// How often it failed.
@@ -215,13 +215,13 @@ pub const SEALER_FAILING: Definition = define(
 );
 /// What it has to do.
 pub const SEALER_UNSEALED: Definition = define(
-    "traffic_sealer_unsealed_hours",
+    "traffic_sealer_missing_counts",
     &[],
     "Closed hours that are not counted yet",
 );
 /// What it has to do again.
 pub const SEALER_LATE: Definition = define(
-    "traffic_sealer_late_hours",
+    "traffic_sealer_late_counts",
     &[],
     "Counted hours with rows that came later",
 );
@@ -270,7 +270,7 @@ pub const RECONCILE_DURATION: Definition = define(
 );
 /// What it found.
 pub const RECONCILE_DAYS: Definition = define(
-    "traffic_reconcile_differing_days",
+    "traffic_reconcile_differing_dates",
     &[],
     "Days on which accepted, stored and counted views differ, as of the latest light reconciliation",
 );

@@ -12,6 +12,7 @@ mod dashboard;
 mod engine;
 mod full_disk;
 mod history;
+mod logs;
 mod metrics;
 mod migrations;
 mod obvious_schemas;
