@@ -159,14 +159,6 @@ impl PageViews {
         claims.find(|claim| claim.view.request_id == request_id)
     }
 
-    /// The answer for an id of which ClickHouse knows no live view.
-    fn absent<T>(&self, request_id: RequestId, unknown: T) -> Result<T, Error> {
-        match self.spool.holds(request_id.get()) {
-            Held::No => Ok(unknown),
-            Held::Yes(_) | Held::Unknown => Err(Error::Waiting),
-        }
-    }
-
     /// Makes the view what `change` makes of it. Goes on when the caller does not wait for the end:
     /// an update that stops between its steps would leave rivals.
     ///
@@ -196,12 +188,14 @@ impl PageViews {
         request_id: RequestId,
         change: impl Fn(&PageView) -> PageView,
     ) -> Result<Update, Error> {
+        // The spool before ClickHouse: what moves from the one to the other in between is seen.
+        let held = self.spool.holds(request_id.get());
         let before = self.claims(request_id).await?;
         let rivals = live(&before);
         let settled = settle(&before);
         let Some(current) = settled.winner else {
             self.write(settled.tombstones).await?;
-            return self.absent(request_id, Update::Unknown);
+            return absent(&held, Update::Unknown);
         };
         let view = change(&current.view);
         if view == current.view && rivals.len() == 1 {
@@ -249,10 +243,11 @@ impl PageViews {
     }
 
     async fn delete_steps(&self, request_id: RequestId) -> Result<Removal, Error> {
+        let held = self.spool.holds(request_id.get());
         let before = self.claims(request_id).await?;
         let doomed = live(&before);
         if doomed.is_empty() {
-            return self.absent(request_id, Removal::Unknown);
+            return absent(&held, Removal::Unknown);
         }
         let version = self
             .versions
@@ -280,6 +275,14 @@ impl PageViews {
         }
         self.writer.admit(ClaimSet::Many(rows))?.await?;
         Ok(())
+    }
+}
+
+/// The answer for an id of which ClickHouse knows no live view, by what the spool held just before.
+fn absent<T>(held: &Held, unknown: T) -> Result<T, Error> {
+    match held {
+        Held::No => Ok(unknown),
+        Held::Yes(_) | Held::Unknown => Err(Error::Waiting),
     }
 }
 

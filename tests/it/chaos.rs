@@ -3,6 +3,7 @@
 //! `CHAOS_ROUNDS` sets how many kills there are (default 10), `CHAOS_SEED` repeats a run's choices.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -11,14 +12,14 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use reqwest::StatusCode;
+use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 
 use crate::support::service::{Service, signal};
 use crate::support::{directory, view};
 
-const SENDERS: u64 = 16;
-const USERS: u64 = 4;
+pub const SENDERS: u64 = 16;
+pub const USERS: u64 = 4;
 /// How often a sender repeats a post before it gives up and never learns what became of it.
 const TRIES: usize = 3;
 /// What is done to the processes.
@@ -35,15 +36,32 @@ struct Known {
     deleted: bool,
 }
 
-struct Load {
-    address: RwLock<String>,
-    stop: AtomicBool,
+/// Single posts, moves and deletes, and what was answered.
+pub struct Load {
+    pub address: RwLock<String>,
+    pub stop: AtomicBool,
+    /// What a client must survive.
+    tolerated: &'static [u16],
+    /// The only instance, which knows every view that it acknowledged.
+    alone: bool,
     next_id: AtomicU64,
     known: Mutex<BTreeMap<u64, Known>>,
     answers: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Load {
+    pub fn new(address: SocketAddr, tolerated: &'static [u16], alone: bool) -> Self {
+        Self {
+            address: RwLock::new(address.to_string()),
+            stop: AtomicBool::new(false),
+            tolerated,
+            alone,
+            next_id: AtomicU64::new(0),
+            known: Mutex::default(),
+            answers: Mutex::default(),
+        }
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address.read().unwrap())
     }
@@ -52,7 +70,7 @@ impl Load {
         *self.answers.lock().unwrap().entry(answer).or_default() += 1;
     }
 
-    async fn send(self: Arc<Self>, seed: u64) {
+    pub async fn send(self: Arc<Self>, seed: u64) {
         let mut random = StdRng::seed_from_u64(seed);
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(20))
@@ -82,7 +100,7 @@ impl Load {
                         }
                     }
                     Ok(status) => {
-                        assert!(status == 503 || status == 429, "{status}");
+                        assert!(self.tolerated.contains(&status.as_u16()), "{status}");
                         self.count(status.to_string());
                     }
                     Err(_) => self.count("no answer".to_owned()),
@@ -95,11 +113,7 @@ impl Load {
                 let request = http
                     .put(self.url(&format!("/api/traffic/{id}")))
                     .json(&moved);
-                if request
-                    .send()
-                    .await
-                    .is_ok_and(|r| r.status() == StatusCode::OK)
-                {
+                if self.outcome("PUT", id, request).await == Some(StatusCode::OK) {
                     self.known.lock().unwrap().get_mut(&id).unwrap().moved = true;
                 }
             } else if random.random_bool(0.05) {
@@ -110,15 +124,79 @@ impl Load {
                     .unwrap()
                     .delete_tried = true;
                 let request = http.delete(self.url(&format!("/api/traffic/{id}")));
-                if request
-                    .send()
-                    .await
-                    .is_ok_and(|r| r.status() == StatusCode::NO_CONTENT)
-                {
+                if self.outcome("DELETE", id, request).await == Some(StatusCode::NO_CONTENT) {
                     self.known.lock().unwrap().get_mut(&id).unwrap().deleted = true;
                 }
             }
         }
+    }
+}
+
+impl Load {
+    /// What an update is answered with, if it is.
+    async fn outcome(&self, method: &str, id: u64, request: RequestBuilder) -> Option<StatusCode> {
+        let status = request.send().await.map(|response| response.status());
+        let unknown = matches!(status, Ok(StatusCode::NOT_FOUND));
+        let posted = self.known.lock().unwrap()[&id].posted;
+        assert!(
+            !(unknown && posted && self.alone),
+            "{method}: {id} was acknowledged and is unknown"
+        );
+        match &status {
+            Ok(status) => self.count(format!("{method} {status}")),
+            Err(_) => self.count(format!("{method} no answer")),
+        }
+        status.ok()
+    }
+
+    /// Everything that was answered, and how often.
+    pub fn answers(&self) -> BTreeMap<String, u64> {
+        self.answers.lock().unwrap().clone()
+    }
+
+    /// Compares what was acknowledged with what is counted; returns how many views were acknowledged.
+    pub async fn verify(&self, story: &str) -> u64 {
+        let http = reqwest::Client::new();
+        let mut counted: BTreeMap<String, u64> = BTreeMap::new();
+        for user in 0..USERS {
+            let report = get(&http, self.url(&format!("/api/traffic/daily/{user}")))
+                .await
+                .unwrap();
+            for (page, views) in report.as_object().unwrap() {
+                counted.insert(page.clone(), views.as_u64().unwrap());
+            }
+        }
+        let known = self.known.lock().unwrap();
+        let views = |page: String| counted.get(&page).copied().unwrap_or(0);
+        let mut acknowledged = 0;
+        for (id, known) in known.iter() {
+            let (here, there) = (views(format!("/{id}")), views(format!("/{id}/moved")));
+            assert!(
+                here + there <= 1,
+                "{id} is counted {here} + {there} times; {story}"
+            );
+            if known.deleted {
+                assert_eq!(here + there, 0, "{id} was deleted and is counted; {story}");
+            }
+            if known.posted && !known.delete_tried {
+                acknowledged += 1;
+                assert_eq!(
+                    here + there,
+                    1,
+                    "{id} was acknowledged and is lost; {story}"
+                );
+            }
+            if known.moved {
+                assert_eq!(there, 1, "the move of {id} is lost; {story}");
+            }
+            assert!(known.move_tried || there == 0, "{id} moved by itself");
+        }
+        println!(
+            "{story}: {} views, {acknowledged} acknowledged, none lost, none counted twice; {:?}",
+            known.len(),
+            self.answers()
+        );
+        acknowledged
     }
 }
 
@@ -148,13 +226,7 @@ async fn acknowledged_views_survive_kills_at_random_moments() {
     let mut random = StdRng::seed_from_u64(seed);
     let data = directory("chaos");
     let mut service = start(&data).await;
-    let load = Arc::new(Load {
-        address: RwLock::new(service.address.to_string()),
-        stop: AtomicBool::new(false),
-        next_id: AtomicU64::new(0),
-        known: Mutex::default(),
-        answers: Mutex::default(),
-    });
+    let load = Arc::new(Load::new(service.address, &[429, 503], true));
     let senders: Vec<_> = (0..SENDERS)
         .map(|n| tokio::spawn(Arc::clone(&load).send(seed ^ n)))
         .collect();
@@ -204,55 +276,12 @@ async fn acknowledged_views_survive_kills_at_random_moments() {
         assert!(Instant::now() < deadline, "no recovery: {ready}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let mut counted: BTreeMap<String, u64> = BTreeMap::new();
-    for user in 0..USERS {
-        let report = get(&http, load.url(&format!("/api/traffic/daily/{user}")))
-            .await
-            .unwrap();
-        for (page, views) in report.as_object().unwrap() {
-            counted.insert(page.clone(), views.as_u64().unwrap());
-        }
-    }
-    let known = load.known.lock().unwrap();
-    let views = |page: String| counted.get(&page).copied().unwrap_or(0);
-    let mut acknowledged = 0;
-    for (id, known) in known.iter() {
-        let (here, there) = (views(format!("/{id}")), views(format!("/{id}/moved")));
-        assert!(
-            here + there <= 1,
-            "{id} is counted {here} + {there} times; {story:?}"
-        );
-        if known.deleted {
-            assert_eq!(
-                here + there,
-                0,
-                "{id} was deleted and is counted; {story:?}"
-            );
-        }
-        if known.posted && !known.delete_tried {
-            acknowledged += 1;
-            assert_eq!(
-                here + there,
-                1,
-                "{id} was acknowledged and is lost; {story:?}"
-            );
-        }
-        if known.moved {
-            assert_eq!(there, 1, "the move of {id} is lost; {story:?}");
-        }
-        assert!(known.move_tried || there == 0, "{id} moved by itself");
-    }
-    println!(
-        "{story:?}: {} views, {acknowledged} acknowledged, none lost, none counted twice; {:?}",
-        known.len(),
-        load.answers.lock().unwrap()
-    );
-    let answers = load.answers.lock().unwrap();
+    let acknowledged = load.verify(&format!("{story:?}")).await;
+    let answers = load.answers();
     assert!(
         answers.keys().any(|a| a.starts_with("201"))
             && answers.keys().any(|a| a.starts_with("202"))
     );
     assert!(acknowledged > 100, "too little load to prove anything");
-    drop((known, answers));
     assert!(tokio::task::block_in_place(|| service.terminate()).success());
 }
