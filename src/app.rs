@@ -7,6 +7,7 @@
 //! requests in flight -> drain the lanes, into the spool what ClickHouse does not take -> stop the
 //! engine. Each step has a deadline; together they stay within 25 seconds.
 
+mod generate;
 mod metrics;
 mod reconcile;
 mod seal;
@@ -37,6 +38,7 @@ use crate::repository::{
 };
 use crate::telemetry::metrics::Metrics;
 
+pub use generate::generate;
 pub use reconcile::reconcile;
 pub use seal::seal;
 use store::{clickhouse, reports, seals, user};

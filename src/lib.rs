@@ -25,7 +25,7 @@
 //! 5. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.
 //! 6. [`engine`]: where ClickHouse comes from when none is configured.
 //! 7. [`app`]: puts them together; the only module that knows everyone. Beside it [`operator`]: the
-//!    commands that look at the spool from outside.
+//!    commands that look at the spool from outside, and [`generate`]: a client that makes traffic up.
 //!
 //! `tests/architecture.rs` enforces who may know whom; `docs/data-model.md` says why the counts are
 //! exact.
@@ -34,6 +34,7 @@ pub mod app;
 pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod generate;
 pub mod http;
 pub mod operator;
 pub mod pipeline;

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Serve => run(&cli.settings, serve(&cli.settings)),
         Command::Migrate => run(&cli.settings, migrate(&cli.settings)),
         Command::Seal { from, to } => run(&cli.settings, app::seal(&cli.settings, from, to, say)),
+        Command::Generate(task) => run(&cli.settings, app::generate(&cli.settings, &task, say)),
         Command::Reconcile(task) => {
             return match run(&cli.settings, app::reconcile(&cli.settings, &task, say)) {
                 Ok(true) => ExitCode::SUCCESS,

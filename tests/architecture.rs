@@ -15,6 +15,8 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         &["axum"],
     ),
     ("engine", &[], &["axum", "clickhouse"]),
+    // A client of the service, which knows no more of it than any other.
+    ("generate", &["domain"], &["axum", "clickhouse"]),
     (
         "http",
         &["domain", "pipeline", "repository", "telemetry"],

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use clap::{Subcommand, ValueEnum};
 
+use super::generate::Generate;
 use super::values::{day, time};
 
 /// The subcommands.
@@ -23,6 +24,8 @@ pub enum Command {
     },
     /// Compare what was accepted, what is stored and what reports count; name and mend what differs
     Reconcile(Reconcile),
+    /// Write made-up page views to a running service, or as lines of JSON to standard output
+    Generate(Generate),
     /// Look at what waits for ClickHouse, and at what was rejected
     #[command(subcommand)]
     Spool(SpoolCommand),

@@ -5,6 +5,7 @@
 
 mod choices;
 mod commands;
+mod generate;
 mod refusal;
 mod values;
 
@@ -17,6 +18,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 
 pub use choices::{LogFormat, ReportPlan};
 pub use commands::{Command, Reconcile, ReportFormat, SpoolCommand};
+pub use generate::{Coding, Generate};
 pub use refusal::Refusal;
 use values::{address, database, http_url, identifier, log_level};
 
@@ -266,6 +268,9 @@ impl Cli {
                     .to_owned(),
             ));
         }
+        if let Some(Command::Generate(task)) = &self.command {
+            task.checked(settings.retention_days)?;
+        }
         match &self.command {
             Some(command) if command.is_backwards() => {
                 Err(Refusal::Wrong("--from must be before --to".to_owned()))
@@ -366,6 +371,40 @@ mod tests {
         assert!(read(&days[..2]).is_ok());
         let second = read(&["reconcile", "--from=2026-11-21T09:00:00Z"]);
         assert!(second.is_err_and(|line| line.contains("--from")));
+    }
+
+    #[test]
+    fn what_to_generate_is_checked() {
+        let url = "--to=http://127.0.0.1:8000";
+        for (flags, name) in [
+            (&["--views=0"][..], "--views"),
+            (&["--users=0"], "--users"),
+            (&["--pages=x"], "--pages"),
+            (&["--duplicates=1.1"], "--duplicates"),
+            (&["--duplicates=NaN"], "--duplicates"),
+            (&["--updates=0.5"], "--to"),
+            (&["--single"], "--to"),
+            (&["--days=90"], "RETENTION_DAYS"),
+            (&["--until=2026-11-21"], "--until"),
+            (&["--to=https://example.org"], "https"),
+            (&["--to=http://a:1/api"], "--to"),
+            (&["--to=http://a@b"], "user"),
+            (&[url, "--single", "--batch-size=5"], "--batch-size"),
+            (&[url, "--single", "--compress=gzip"], "--compress"),
+            (&[url, "--compress=brotli"], "--compress"),
+            (&[url, "--duration=5"], "--rate"),
+            (&[url, "--duration=5", "--rate=5", "--views=7"], "--views"),
+            (&[url, "--duration=5", "--rate=5", "--days=7"], "--days"),
+        ] {
+            let line = read(&[&["generate"], flags].concat());
+            let line = line
+                .err()
+                .unwrap_or_else(|| panic!("{flags:?} was accepted"));
+            assert!(line.contains(name), "{line}");
+            assert_eq!(line.lines().count(), 1, "{line}");
+        }
+        assert!(read(&["generate", url, "--single", "--rate=5", "--duration=60"]).is_ok());
+        assert!(read(&["generate", url, "--updates=0.5", "--compress=zstd"]).is_ok());
     }
 
     #[test]

@@ -54,6 +54,25 @@ pub(super) fn http_url(text: &str) -> Result<String, String> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
+/// A running service of ours.
+pub(super) fn service_url(text: &str) -> Result<String, String> {
+    if text.starts_with("https://") {
+        return Err("https is not supported: name an instance by http".to_owned());
+    }
+    if text.contains('@') {
+        return Err("must not contain a user".to_owned());
+    }
+    http_url(text)
+}
+
+/// A part of a whole.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("must be from 0 to 1".to_owned()),
+    }
+}
+
 /// Names that are pasted into SQL must be plain.
 pub(super) fn identifier(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -11,6 +11,7 @@ mod contract;
 mod dashboard;
 mod engine;
 mod full_disk;
+mod generate;
 mod history;
 mod logs;
 mod metrics;
