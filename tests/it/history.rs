@@ -8,6 +8,8 @@
 //! in part, stopped between the steps, amid an update, with rows that come late or long after their
 //! mark. Then one instance reads every report from the pre-aggregate and the other from the claims, and
 //! reports on other windows and on the whole site are compared as well.
+//!
+//! And once through nginx, which chooses the instance, so there both have one clock.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +35,7 @@ use traffic_api::repository::{
     LEAST_SEAL_DELAY, Moment, Plan, Reconciler, Reports, Seals, ServerTime,
 };
 
+use crate::support::nginx::{self, Nginx};
 use crate::support::{
     MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine, view,
 };
@@ -40,7 +43,8 @@ use crate::support::{
 const SLOTS: u64 = 6;
 const USERS: u32 = 3;
 const PAGES: [&str; 3] = ["/a", "/b", "https://example.org/c?d=\"'"];
-/// How far the second instance's clock runs behind the first's, in seconds.
+/// How far the second instance's clock runs behind the first's, in seconds, where we know which one
+/// answers.
 const BEHIND: i64 = 20;
 const DAY: i64 = 86_400;
 /// Whose days begin at other minutes.
@@ -213,6 +217,8 @@ type Entry = (u32, i64, usize);
 struct History<'a> {
     nodes: &'a [TestApp; 2],
     clock: &'a TestClock,
+    /// How far the second one's is behind.
+    behind: i64,
     first_id: u64,
     first_user: u32,
     posted: BTreeMap<u64, Entry>,
@@ -558,7 +564,7 @@ impl History<'_> {
     async fn check(&self) -> u64 {
         let mut cells = 0;
         for user in 0..USERS {
-            for (node, behind) in self.nodes.iter().zip([0, BEHIND]) {
+            for (node, behind) in self.nodes.iter().zip([0, self.behind]) {
                 let now = self.clock.now() - behind;
                 let mut expected = serde_json::Map::new();
                 for (_, at, page) in self.current.values().filter(|(u, ..)| *u == user) {
@@ -764,15 +770,35 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn random_histories_are_counted_exactly() {
-    run(24, vec(step(), 1..40), false);
+    run(24, vec(step(), 1..40), Setting::Plain);
+}
+
+#[test]
+fn random_histories_are_counted_exactly_through_nginx() {
+    if !nginx::is_missing() {
+        run(8, vec(step(), 1..40), Setting::Nginx);
+    }
 }
 
 #[test]
 fn random_histories_are_counted_exactly_while_hours_are_sealed() {
-    run(6, vec(sealing_step(), 1..50), true);
+    run(6, vec(sealing_step(), 1..50), Setting::Sealed);
 }
 
-fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
+/// Where histories happen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Setting {
+    Plain,
+    Sealed,
+    Nginx,
+}
+
+fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, setting: Setting) {
+    let sealed = setting == Setting::Sealed;
+    let behind = match setting {
+        Setting::Nginx => 0,
+        Setting::Plain | Setting::Sealed => BEHIND,
+    };
     let runtime = Arc::new(tokio::runtime::Runtime::new().unwrap());
     let clock = TestClock::frozen();
     let (engine, database) = (shared_engine(), fresh_database());
@@ -780,16 +806,23 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
         true => ["--report-plan=view", "--report-plan=claims"],
         false => ["--report-plan=auto", "--report-plan=auto"],
     };
-    let nodes = runtime.block_on(async {
+    let mut nodes = runtime.block_on(async {
         let start = async |clock, flags: &[&str]| {
             let flags = [&["--sealer=false"], flags].concat();
             TestApp::start_with(&engine, &database, clock, &flags).await
         };
         [
             start(clock.behind(0), &["--node-id=1", plans[0]]).await,
-            start(clock.behind(BEHIND), &["--node-id=2", plans[1]]).await,
+            start(clock.behind(behind), &["--node-id=2", plans[1]]).await,
         ]
     });
+    let proxy = (setting == Setting::Nginx).then(|| {
+        let instances = [nodes[0].address(), nodes[1].address()];
+        Nginx::start("nginx-history", &instances)
+    });
+    for node in &mut nodes {
+        node.proxy = proxy.as_ref().map(|nginx| nginx.address);
+    }
     let marks = runtime.block_on(MarkClock::new(&engine, &database));
     let seals = [(); 2].map(|()| Seals::new(repository(&engine, &database), LEAST_SEAL_DELAY));
     let reports =
@@ -829,6 +862,7 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, sealed: bool) {
         let mut history = History {
             nodes: &nodes,
             clock: &clock,
+            behind,
             first_id: number * SLOTS,
             first_user: u32::try_from(number).unwrap() * USERS,
             posted: BTreeMap::new(),

@@ -16,6 +16,7 @@ mod history;
 mod logs;
 mod metrics;
 mod migrations;
+mod nginx;
 mod obvious_schemas;
 mod outage;
 mod problems;

@@ -2,9 +2,11 @@
 
 pub mod browser;
 mod engine;
+pub mod nginx;
 mod server_time;
 pub mod service;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
@@ -72,6 +74,8 @@ pub struct TestApp {
     app: App,
     pub database: String,
     pub clickhouse: ClickHouse,
+    /// Where requests are sent instead.
+    pub proxy: Option<SocketAddr>,
     http: reqwest::Client,
 }
 
@@ -132,6 +136,7 @@ impl TestApp {
             app,
             database: database.to_owned(),
             clickhouse: clickhouse.clone(),
+            proxy: None,
             http: reqwest::Client::new(),
         }
     }
@@ -153,8 +158,14 @@ impl TestApp {
         self.app.stop().await;
     }
 
+    /// The service's own.
+    pub fn address(&self) -> SocketAddr {
+        self.app.address()
+    }
+
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.app.address())
+        let address = self.proxy.unwrap_or_else(|| self.address());
+        format!("http://{address}{path}")
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
