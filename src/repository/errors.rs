@@ -31,6 +31,9 @@ pub enum Error {
     /// An answer that this version does not understand.
     #[error("unexpected answer from clickhouse: {0}")]
     Unexpected(String),
+    /// The cluster can't be written to as it is.
+    #[error("CLICKHOUSE_CLUSTER: {0}")]
+    Cluster(String),
     /// An update could not be written.
     #[error("update not written: {0}")]
     Write(#[from] crate::pipeline::Error),
@@ -119,7 +122,7 @@ impl From<&Error> for Failure {
                 Class::Deterministic => Failure::Refused(error.in_full()),
                 Class::Unknown => Failure::Unknown(error.to_string()),
             },
-            Error::Unexpected(_) => Failure::Unknown(error.to_string()),
+            Error::Unexpected(_) | Error::Cluster(_) => Failure::Unknown(error.to_string()),
             _ => Failure::Unreachable(error.to_string()),
         }
     }

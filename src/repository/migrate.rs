@@ -106,6 +106,7 @@ const RETAINED: &[Retained] = &[
     },
 ];
 
+const LEDGER_TABLE: &str = "schema_migrations";
 const LEDGER: &str = "\
 CREATE TABLE IF NOT EXISTS schema_migrations${on_cluster}
 (
@@ -189,12 +190,19 @@ struct LedgerRow {
 /// [`MigrateError`]; what had run by then is recorded.
 pub async fn migrate(clickhouse: &ClickHouse) -> Result<Outcome, MigrateError> {
     let schema = &clickhouse.schema;
-    create_database(clickhouse).await?;
+    let topology = clickhouse.topology().await;
+    topology.map_err(failed("looking at the cluster"))?;
     let client = clickhouse.database().map_err(failed("connecting"))?;
-    for statement in rendered("schema_migrations", LEDGER, clickhouse)? {
-        execute(&client, &statement)
-            .await
-            .map_err(failed("creating schema_migrations"))?;
+    let is_new = !has_ledger(clickhouse).await.map_err(failed("connecting"))?;
+    // Not otherwise: statements for a whole cluster wait for servers that are away, and an instance
+    // must be able to start meanwhile.
+    if is_new {
+        create_database(clickhouse).await?;
+        for statement in rendered(LEDGER_TABLE, LEDGER, clickhouse)? {
+            execute(&client, &statement)
+                .await
+                .map_err(failed("creating schema_migrations"))?;
+        }
     }
     let mut recorded = read_ledger(&client)
         .await
@@ -220,7 +228,7 @@ pub async fn migrate(clickhouse: &ClickHouse) -> Result<Outcome, MigrateError> {
                 .await
                 .map_err(failed(migration.name))?;
         }
-        record(&client, migration, &own)
+        record(clickhouse, migration, &own)
             .await
             .map_err(failed(migration.name))?;
         outcome.applied.push(migration.name);
@@ -230,6 +238,15 @@ pub async fn migrate(clickhouse: &ClickHouse) -> Result<Outcome, MigrateError> {
         .await
         .map_err(failed("setting retention and fsync"))?;
     Ok(outcome)
+}
+
+async fn has_ledger(clickhouse: &ClickHouse) -> Result<bool, Error> {
+    let server = clickhouse.server()?;
+    let query = server
+        .query("SELECT count() FROM system.tables WHERE database = ? AND name = ?")
+        .bind(clickhouse.schema.database.as_str())
+        .bind(LEDGER_TABLE);
+    Ok(deadline(DDL_DEADLINE, query.fetch_one::<u64>()).await? > 0)
 }
 
 async fn create_database(clickhouse: &ClickHouse) -> Result<(), MigrateError> {
@@ -278,7 +295,12 @@ async fn read_ledger(client: &Client) -> Result<BTreeMap<u32, LedgerRow>, Error>
     Ok(rows.into_iter().map(|row| (row.version, row)).collect())
 }
 
-async fn record(client: &Client, migration: &Migration, checksum: &str) -> Result<(), Error> {
+async fn record(
+    clickhouse: &ClickHouse,
+    migration: &Migration,
+    checksum: &str,
+) -> Result<(), Error> {
+    let client = clickhouse.writer_to_all().await?;
     let row = LedgerRow {
         version: migration.version,
         name: migration.name.to_owned(),

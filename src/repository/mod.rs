@@ -9,6 +9,7 @@
 //!
 //! Refuses to know: HTTP answers, where the server came from.
 
+mod cluster;
 mod columns;
 mod days;
 mod errors;
@@ -34,7 +35,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clickhouse::Client;
+use tokio::sync::OnceCell;
 
+use self::cluster::Topology;
 use crate::pipeline::{Batch, Failure, Sink};
 use crate::telemetry::metrics::Metrics;
 use measures::InsertMeasures;
@@ -106,6 +109,8 @@ pub struct ClickHouse {
     inserts: Arc<InsertMeasures>,
     /// What the statements of the report under way are called.
     statements: Option<Arc<Statements>>,
+    /// Of the cluster, once it was asked for.
+    topology: Arc<OnceCell<Topology>>,
 }
 
 impl ClickHouse {
@@ -114,7 +119,7 @@ impl ClickHouse {
         let mut base =
             Client::default().with_product_info("traffic-api", env!("CARGO_PKG_VERSION"));
         if schema.cluster.is_some() {
-            for (name, value) in render::CLUSTER_SETTINGS {
+            for (name, value) in cluster::SETTINGS {
                 base = base.with_setting(*name, *value);
             }
         }
@@ -124,6 +129,7 @@ impl ClickHouse {
             schema: Arc::new(schema),
             inserts: Arc::default(),
             statements: None,
+            topology: Arc::default(),
         }
     }
 
@@ -231,7 +237,8 @@ impl ClickHouse {
         // Both cores' work where there is work for both.
         let parallel_views = if format == "Native" { "1" } else { "0" };
         let mut insert = self
-            .database()?
+            .writer()
+            .await?
             .insert_formatted_with(format!("INSERT INTO {table} ({columns}) FORMAT {format}"))
             .with_timeouts(Some(SEND_DEADLINE), Some(INSERT_DEADLINE))
             // 26.7 turns asynchronous inserts on by default; an answer would then come before the
@@ -244,7 +251,10 @@ impl ClickHouse {
             // Indexes are built by merges: the rows of a fresh part are few, and soon read anyway.
             .with_setting("materialize_skip_indexes_on_insert", "0")
             .with_setting(QUERY_ID, query_id)
-            .with_setting("insert_deduplication_token", batch.token.to_string())
+            .with_setting(
+                "insert_deduplication_token",
+                self.deduplication_token(batch),
+            )
             .with_setting("max_execution_time", INSERT_EXECUTION_SECS.to_string());
         insert.send(bytes).await?;
         Ok(insert.end().await?)

@@ -1,8 +1,8 @@
 //! The claims of single views, and the protocol by which updates stay exact.
 //!
-//! An update (1) reads all claims of the request id, (2) writes in one insert the new claim and a
-//! tombstone for every live claim that differs, at a version above all that were read, and (3) reads
-//! again and settles any rival that came in between. Only then does it answer. Whoever reads last
+//! An update (1) reads all claims of the request id, (2) writes the new claim and a
+//! tombstone for every live claim that differs, at a version above all that were read, in one insert
+//! where that is one commit and else the claim first, and (3) reads again and settles any rival that came in between. Only then does it answer. Whoever reads last
 //! sees all rivals, so exactly one claim stays live however many writers there are.
 
 use std::sync::Arc;
@@ -205,7 +205,10 @@ impl PageViews {
             .versions
             .above(highest_version(&before), self.clock.now());
         let written = async {
-            self.write(supersede(&rivals, view, version)).await?;
+            let rows = supersede(&rivals, view, version);
+            for rows in self.clickhouse.inserts(rows) {
+                self.write(rows).await?;
+            }
             self.settle(request_id).await
         };
         match written.await {

@@ -28,17 +28,6 @@ pub struct Schema {
     pub fsync: bool,
 }
 
-/// What a cluster needs on every call: an answer only after a quorum has the rows and every shard
-/// has them, and reads that see what a quorum has acknowledged
-/// (<https://clickhouse.com/docs/operations/settings/settings#insert_quorum>,
-/// `select_sequential_consistency` works only without parallel quorum inserts).
-pub(super) const CLUSTER_SETTINGS: &[(&str, &str)] = &[
-    ("insert_quorum", "auto"),
-    ("insert_quorum_parallel", "0"),
-    ("select_sequential_consistency", "1"),
-    ("distributed_foreground_insert", "1"),
-];
-
 const CLUSTER_ONLY: &str = "-- only: cluster";
 
 impl Schema {

@@ -43,6 +43,8 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(3600);
 
 /// How much memory one count may use before it goes to disk, in bytes.
 const MEMORY_BEFORE_DISK: &str = "1073741824";
+/// Which hours are sealed.
+const RECORD: &str = "traffic_seals";
 /// Sealing leaves the other cores to the reports.
 const THREADS: &str = "2";
 
@@ -263,7 +265,7 @@ impl Seals {
             late_since(seen.unwrap_or(oldest_seal)),
             first.start()
         );
-        let query = self.sealer()?.query(&sql);
+        let query = sealer(self.clickhouse.database()?).query(&sql);
         let rows = deadline(SEAL_DEADLINE, query.fetch_all::<MarkRow>()).await?;
         let mut known = known();
         for row in rows {
@@ -349,7 +351,7 @@ impl Seals {
         let counted = counted_at.0;
         let counted =
             format!(", fromUnixTimestamp64Milli(toInt64({counted}), 'UTC') AS counted_at");
-        self.ask("traffic_seals", hour, as_of, &counted).await
+        self.ask(RECORD, hour, as_of, &counted).await
     }
 
     async fn ask(
@@ -367,18 +369,20 @@ impl Seals {
             "INSERT INTO {table} SELECT toDateTime({start}, 'UTC') AS hour, \
              fromUnixTimestamp64Milli(toInt64({at}), 'UTC') AS sealed_at{more}"
         );
-        deadline(SEAL_DEADLINE, self.sealer()?.query(&sql).execute()).await
+        let client = match table {
+            RECORD => self.clickhouse.writer_to_all().await?,
+            _ => self.clickhouse.writer().await?,
+        };
+        deadline(SEAL_DEADLINE, sealer(client).query(&sql).execute()).await
     }
+}
 
-    fn sealer(&self) -> Result<Client, Error> {
-        let limit = SEAL_EXECUTION_SECS.to_string();
-        Ok(self
-            .clickhouse
-            .database()?
-            .with_setting("max_execution_time", limit)
-            .with_setting("max_threads", THREADS)
-            .with_setting("max_bytes_before_external_group_by", MEMORY_BEFORE_DISK))
-    }
+fn sealer(client: Client) -> Client {
+    let limit = SEAL_EXECUTION_SECS.to_string();
+    client
+        .with_setting("max_execution_time", limit)
+        .with_setting("max_threads", THREADS)
+        .with_setting("max_bytes_before_external_group_by", MEMORY_BEFORE_DISK)
 }
 
 #[cfg(test)]

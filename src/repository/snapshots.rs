@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::pages::{ORDER, totals, with_prefix};
 use super::sealed::Split;
-use super::{ClickHouse, Error, READ_DEADLINE, deadline};
+use super::{ClickHouse, Error, READ_DEADLINE, READ_EXECUTION_SECS, deadline};
 use crate::domain::{CreatedAt, Cursor, PageTotal, PagesPage, PagesQuery};
 
 /// How long a cursor is good; the rows are kept longer (`migrations/0009`).
@@ -50,7 +50,10 @@ pub(super) async fn take(
          toDateTime(start, 'UTC'), page_url, views, users FROM ({})",
         totals(query, &split)
     );
-    let insert = with_prefix(clickhouse.reader()?.query(&sql), query)
+    let limit = READ_EXECUTION_SECS.to_string();
+    let writer = clickhouse.writer_to_all().await?;
+    let writer = writer.with_setting("max_execution_time", limit);
+    let insert = with_prefix(writer.query(&sql), query)
         .param("snapshot", snapshot.to_string())
         .with_setting("async_insert", "0");
     deadline(READ_DEADLINE, insert.execute()).await?;

@@ -131,8 +131,10 @@ impl Reconciler {
             if rows.is_empty() {
                 break;
             }
-            let batch = Batch::encode([&ClaimSet::Many(rows)]);
-            self.clickhouse.insert(&batch).await?;
+            for rows in self.clickhouse.inserts(rows) {
+                let batch = Batch::encode([&ClaimSet::Many(rows)]);
+                self.clickhouse.insert(&batch).await?;
+            }
             changed = true;
         }
         Ok(changed)
