@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::config::{ReportPlan, Settings};
 use crate::engine::Engine;
 use crate::repository::{ClickHouse, Connection, Locate, Plan, Reports, Schema, Seals};
@@ -41,6 +43,12 @@ fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
     let Some(url) = settings.clickhouse_read_url.clone() else {
         return clickhouse.clone();
     };
+    if settings.clickhouse_cluster.is_none() {
+        warn!(
+            "CLICKHOUSE_READ_URL without CLICKHOUSE_CLUSTER: reports are complete only if that server \
+             has every row as soon as CLICKHOUSE_URL confirms it"
+        );
+    }
     let connection = Connection {
         url,
         user: user(settings),
