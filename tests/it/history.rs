@@ -9,7 +9,8 @@
 //! mark. Then one instance reads every report from the pre-aggregate and the other from the claims, and
 //! reports on other windows and on the whole site are compared as well.
 //!
-//! And once through nginx, which chooses the instance, so there both have one clock.
+//! Both run again on a cluster of two shards, each instance on another one, and the first once through
+//! nginx, which chooses the instance, so there both have one clock. `HISTORY_CASES` is for all.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,9 +36,10 @@ use traffic_api::repository::{
     LEAST_SEAL_DELAY, Moment, Plan, Reconciler, Reports, Seals, ServerTime,
 };
 
+use crate::support::cluster::{CLUSTER, Cluster};
 use crate::support::nginx::{self, Nginx};
 use crate::support::{
-    MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine, view,
+    ClickHouse, MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine, view,
 };
 
 const SLOTS: u64 = 6;
@@ -542,10 +544,10 @@ impl History<'_> {
                 self.adopt(slot, &[Some(entry), None]).await;
             }
             Step::Optimize => {
+                let node = &self.nodes[0];
                 for table in TABLES {
-                    self.nodes[0]
-                        .sql(&format!("OPTIMIZE TABLE {table} FINAL"))
-                        .await;
+                    let table = node.clickhouse.rows_of(table);
+                    node.sql(&format!("OPTIMIZE TABLE {table} FINAL")).await;
                 }
             }
             Step::Clock { seconds } => self.clock.set(self.clock.now() + seconds),
@@ -770,22 +772,37 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn random_histories_are_counted_exactly() {
-    run(24, vec(step(), 1..40), Setting::Plain);
+    run(24, vec(step(), 1..40), Setting::Plain, &single_server());
 }
 
 #[test]
 fn random_histories_are_counted_exactly_through_nginx() {
     if !nginx::is_missing() {
-        run(8, vec(step(), 1..40), Setting::Nginx);
+        run(8, vec(step(), 1..40), Setting::Nginx, &single_server());
     }
 }
 
 #[test]
 fn random_histories_are_counted_exactly_while_hours_are_sealed() {
-    run(6, vec(sealing_step(), 1..50), Setting::Sealed);
+    run(
+        6,
+        vec(sealing_step(), 1..50),
+        Setting::Sealed,
+        &single_server(),
+    );
 }
 
-/// Where histories happen.
+#[test]
+fn random_histories_are_counted_exactly_on_a_cluster() {
+    run(5, vec(step(), 1..30), Setting::Plain, &cluster());
+}
+
+#[test]
+fn random_histories_are_counted_exactly_on_a_cluster_while_hours_are_sealed() {
+    run(2, vec(sealing_step(), 10..30), Setting::Sealed, &cluster());
+}
+
+/// How histories happen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Setting {
     Plain,
@@ -793,7 +810,24 @@ enum Setting {
     Nginx,
 }
 
-fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, setting: Setting) {
+/// The servers that the two instances talk to.
+fn single_server() -> [ClickHouse; 2] {
+    let engine = shared_engine();
+    [engine.clone(), engine]
+}
+
+/// Each instance talks to another shard.
+fn cluster() -> [ClickHouse; 2] {
+    let gate = |i: usize| Cluster::shared().gates[i].in_cluster(CLUSTER);
+    [gate(0), gate(1)]
+}
+
+fn run(
+    cases: u64,
+    steps: impl Strategy<Value = Vec<Step>>,
+    setting: Setting,
+    servers: &[ClickHouse; 2],
+) {
     let sealed = setting == Setting::Sealed;
     let behind = match setting {
         Setting::Nginx => 0,
@@ -801,20 +835,25 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, setting: Setting) {
     };
     let runtime = Arc::new(tokio::runtime::Runtime::new().unwrap());
     let clock = TestClock::frozen();
-    let (engine, database) = (shared_engine(), fresh_database());
+    let database = fresh_database();
     let plans = match sealed {
         true => ["--report-plan=view", "--report-plan=claims"],
         false => ["--report-plan=auto", "--report-plan=auto"],
     };
     let mut nodes = runtime.block_on(async {
-        let start = async |clock, flags: &[&str]| {
-            let flags = [&["--sealer=false"], flags].concat();
-            TestApp::start_with(&engine, &database, clock, &flags).await
+        let start = async |server, clock, flags: &[&str]| {
+            // A cluster's default is for its Keeper; here it would only take time.
+            let fixed = ["--sealer=false", "--ingest-min-interval-ms=0"];
+            let flags = [&fixed, flags].concat();
+            TestApp::start_with(server, &database, clock, &flags).await
         };
-        [
-            start(clock.behind(0), &["--node-id=1", plans[0]]).await,
-            start(clock.behind(behind), &["--node-id=2", plans[1]]).await,
-        ]
+        let flags = [["--node-id=1", plans[0]], ["--node-id=2", plans[1]]];
+        // At once: both find the database missing.
+        let (first, second) = tokio::join!(
+            start(&servers[0], clock.behind(0), &flags[0]),
+            start(&servers[1], clock.behind(behind), &flags[1]),
+        );
+        [first, second]
     });
     let proxy = (setting == Setting::Nginx).then(|| {
         let instances = [nodes[0].address(), nodes[1].address()];
@@ -823,11 +862,14 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, setting: Setting) {
     for node in &mut nodes {
         node.proxy = proxy.as_ref().map(|nginx| nginx.address);
     }
-    let marks = runtime.block_on(MarkClock::new(&engine, &database));
-    let seals = [(); 2].map(|()| Seals::new(repository(&engine, &database), LEAST_SEAL_DELAY));
-    let reports =
-        [Plan::View, Plan::Claims].map(|plan| Reports::new(repository(&engine, &database), plan));
-    let database_itself = repository(&engine, &database);
+    let marks = runtime.block_on(MarkClock::new(&servers[0], &database));
+    let [first, second] = servers
+        .each_ref()
+        .map(|server| repository(server, &database));
+    let seals = [&first, &second].map(|at| Seals::new(at.clone(), LEAST_SEAL_DELAY));
+    let reports = [(&first, Plan::View), (&second, Plan::Claims)]
+        .map(|(at, plan)| Reports::new(at.clone(), plan));
+    let database_itself = first;
     let reconciler = Reconciler::new(database_itself, Clock::system(), Duration::ZERO, 10);
     // Real time bounds the histories: the TTL must not take what they write.
     let (newest, oldest) = (
@@ -875,6 +917,7 @@ fn run(cases: u64, steps: impl Strategy<Value = Vec<Step>>, setting: Setting) {
             if sealed {
                 // ClickHouse's clock never goes back, and each history has its own.
                 for table in TABLES {
+                    let table = servers[0].rows_of(table);
                     marks.sql(&format!("TRUNCATE TABLE {table}")).await;
                 }
             }

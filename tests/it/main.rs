@@ -6,6 +6,7 @@
 mod batches;
 mod chaos;
 mod cli;
+mod cluster;
 mod concurrency;
 mod contract;
 mod dashboard;

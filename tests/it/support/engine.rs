@@ -11,6 +11,8 @@ pub struct ClickHouse {
     pub url: String,
     pub user: String,
     pub password: String,
+    /// The cluster that its tables are spread over.
+    pub cluster: Option<&'static str>,
 }
 
 /// The one engine of this test process; it ends with the process.
@@ -81,22 +83,50 @@ impl ClickHouse {
             url: endpoint.url,
             user: endpoint.user,
             password: endpoint.password,
+            cluster: None,
         }
     }
 
     /// The service's flags for this server.
     pub fn flags(&self) -> Vec<String> {
-        vec![
+        let mut flags = vec![
             format!("--clickhouse-url={}", self.url),
             format!("--clickhouse-user={}", self.user),
             format!("--clickhouse-password={}", self.password),
-        ]
+        ];
+        let cluster = self
+            .cluster
+            .map(|name| format!("--clickhouse-cluster={name}"));
+        flags.extend(cluster);
+        flags
+    }
+
+    /// As one of the servers of a cluster.
+    pub fn in_cluster(&self, name: &'static str) -> Self {
+        Self {
+            cluster: Some(name),
+            ..self.clone()
+        }
+    }
+
+    /// The table that holds the rows of `name`, as it must be called in a statement that changes it.
+    pub fn rows_of(&self, name: &str) -> String {
+        let shared = ["traffic_seals", "schema_migrations"].contains(&name);
+        match self.cluster {
+            Some(cluster) if shared => format!("{name} ON CLUSTER '{cluster}'"),
+            Some(cluster) => format!("{name}_local ON CLUSTER '{cluster}'"),
+            None => name.to_owned(),
+        }
     }
 
     /// Runs SQL over plain HTTP, independent of the service's own client.
     pub async fn sql(&self, database: &str, sql: &str) -> String {
+        let settings = match self.cluster {
+            Some(_) => "&distributed_foreground_insert=1",
+            None => "",
+        };
         let response = reqwest::Client::new()
-            .post(format!("{}/?database={database}", self.url))
+            .post(format!("{}/?database={database}{}", self.url, settings))
             .header("X-ClickHouse-User", &self.user)
             .header("X-ClickHouse-Key", &self.password)
             .body(sql.to_owned())

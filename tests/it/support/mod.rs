@@ -1,10 +1,12 @@
 //! What every test stands on.
 
 pub mod browser;
+pub mod cluster;
 mod engine;
 pub mod nginx;
 mod server_time;
 pub mod service;
+pub mod zookeeper;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -22,7 +22,11 @@ impl MarkClock {
         trust_marks_since(clickhouse, database, "2020-01-01").await;
         let sql = format!(
             "SELECT default_expression FROM system.columns WHERE database = '{database}' \
-             AND table = 'traffic' AND name = 'late_at' FORMAT TSVRaw"
+             AND table = '{}' AND name = 'late_at' FORMAT TSVRaw",
+            match clickhouse.cluster {
+                Some(_) => "traffic_local",
+                None => "traffic",
+            }
         );
         let expression = clickhouse.sql(database, &sql).await;
         assert_eq!(expression.matches(NOW).count(), 2, "{expression}");
@@ -47,8 +51,11 @@ impl MarkClock {
     /// Takes the marks of all rows away.
     pub async fn clear(&self) {
         self.stop().await;
-        self.sql("ALTER TABLE traffic MATERIALIZE COLUMN late_at SETTINGS mutations_sync = 2")
-            .await;
+        let table = self.clickhouse.rows_of("traffic");
+        self.sql(&format!(
+            "ALTER TABLE {table} MATERIALIZE COLUMN late_at SETTINGS mutations_sync = 2"
+        ))
+        .await;
     }
 
     /// Runs SQL in the database.
@@ -58,8 +65,9 @@ impl MarkClock {
 
     async fn change(&self, expression: &str) {
         let sql = format!(
-            "ALTER TABLE traffic MODIFY COLUMN late_at DateTime64(3, 'UTC') \
-             MATERIALIZED {expression} CODEC(Delta(8), ZSTD(1))"
+            "ALTER TABLE {} MODIFY COLUMN late_at DateTime64(3, 'UTC') \
+             MATERIALIZED {expression} CODEC(Delta(8), ZSTD(1))",
+            self.clickhouse.rows_of("traffic")
         );
         self.clickhouse.sql(&self.database, &sql).await;
     }
@@ -74,8 +82,9 @@ pub async fn trust_marks_since(clickhouse: &ClickHouse, database: &str, date: &s
     );
     clickhouse.sql(database, &older).await;
     let sql = format!(
-        "ALTER TABLE schema_migrations DELETE WHERE name = '0008_traffic_late' \
-         AND applied_at != {then} SETTINGS mutations_sync = 1"
+        "ALTER TABLE {} DELETE WHERE name = '0008_traffic_late' \
+         AND applied_at != {then} SETTINGS mutations_sync = 1",
+        clickhouse.rows_of("schema_migrations")
     );
     clickhouse.sql(database, &sql).await;
 }
@@ -89,7 +98,7 @@ pub fn repository(clickhouse: &ClickHouse, database: &str) -> repository::ClickH
     };
     let schema = repository::Schema {
         database: database.to_owned(),
-        cluster: None,
+        cluster: clickhouse.cluster.map(str::to_owned),
         retention_days: 90,
         fsync: false,
     };
