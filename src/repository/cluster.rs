@@ -20,7 +20,8 @@ pub(super) const SETTINGS: &[(&str, &str)] = &[
     ("insert_quorum_parallel", "1"),
     // Milliseconds; below the time after which ClickHouse gives an insert up.
     ("insert_quorum_timeout", "8000"),
-    // An answer only when every shard has its rows.
+    // An answer only when every shard has its rows, also those that a view sends on.
+    ("async_insert", "0"),
     ("distributed_foreground_insert", "1"),
     // A report without a shard's rows is no report.
     ("skip_unavailable_shards", "0"),
@@ -127,7 +128,54 @@ impl ClickHouse {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::domain::{CreatedAt, PageUrl, PageView, RequestId, UserId, Version};
+    use crate::repository::Schema;
+
+    #[test]
+    fn claims_come_before_tombstones_where_those_are_not_one_commit() {
+        let inserts = |cluster: Option<&str>, rows: &[(u32, u32, bool)]| {
+            let schema = Schema {
+                database: "traffic".to_owned(),
+                cluster: cluster.map(str::to_owned),
+                retention_days: 90,
+                fsync: false,
+            };
+            let row = |(user, day, is_deleted): &(u32, u32, bool)| Claim {
+                view: PageView {
+                    request_id: RequestId::new(1),
+                    user_id: UserId::new(*user),
+                    created_at: CreatedAt::from_unix(day * 86_400),
+                    page_url: PageUrl::trusted("/"),
+                },
+                version: Version::new(7),
+                is_deleted: *is_deleted,
+            };
+            let rows = rows.iter().map(row).collect();
+            let inserts = ClickHouse::new(Arc::new(|| None), schema).inserts(rows);
+            let deleted = |rows: &Vec<Claim>| rows.iter().map(|row| row.is_deleted).collect();
+            inserts.iter().map(deleted).collect::<Vec<Vec<bool>>>()
+        };
+        let (page, user, day) = (
+            [(1, 1, true), (1, 1, false)],
+            [(1, 1, true), (2, 1, false)],
+            [(1, 1, true), (1, 2, false)],
+        );
+        for (cluster, rows, groups) in [
+            (None, page, vec![vec![true, false]]),
+            (None, user, vec![vec![true, false]]),
+            (None, day, vec![vec![false], vec![true]]),
+            (Some("main"), page, vec![vec![true, false]]),
+            (Some("main"), user, vec![vec![false], vec![true]]),
+            (Some("main"), day, vec![vec![false], vec![true]]),
+        ] {
+            assert_eq!(inserts(cluster, &rows), groups, "{cluster:?} {rows:?}");
+        }
+        let tombstones = [(1, 1, true), (2, 2, true)];
+        assert_eq!(inserts(Some("main"), &tombstones), [[true, true]]);
+    }
 
     #[test]
     fn a_quorum_is_all_replicas_and_shards_are_alike() {
