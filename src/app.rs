@@ -9,7 +9,9 @@
 
 mod generate;
 mod metrics;
+mod drain;
 mod reconcile;
+mod schema;
 mod seal;
 mod store;
 
@@ -39,7 +41,10 @@ use crate::repository::{
 use crate::telemetry::metrics::Metrics;
 
 pub use generate::generate;
+pub use drain::drain;
 pub use reconcile::reconcile;
+pub use schema::migrate;
+use schema::prepare;
 pub use seal::seal;
 use store::{clickhouse, reports, seals, user};
 
@@ -114,17 +119,6 @@ pub async fn start(settings: &Settings, clock: Clock) -> Result<App> {
             Err(error)
         }
     }
-}
-
-/// Brings the schema up to date and says what was done.
-///
-/// # Errors
-/// Why it could not be.
-pub async fn migrate(settings: &Settings) -> Result<repository::Outcome> {
-    let engine = start_engine(settings).await?;
-    let outcome = prepare(&clickhouse(settings, &engine), settings).await;
-    engine.stop().await;
-    outcome
 }
 
 async fn serve(
@@ -392,28 +386,4 @@ fn min_interval(settings: &Settings) -> Duration {
     };
     let chosen = settings.ingest_min_interval_ms;
     chosen.map_or(default, |ms| Duration::from_millis(ms.into()))
-}
-
-async fn prepare(clickhouse: &ClickHouse, settings: &Settings) -> Result<repository::Outcome> {
-    let server = match &settings.clickhouse_url {
-        Some(url) => format!("CLICKHOUSE_URL {url}"),
-        None => "the embedded clickhouse".to_owned(),
-    };
-    clickhouse.ping().await.with_context(|| server)?;
-    let outcome = repository::migrate(clickhouse)
-        .await
-        .context("schema not up to date")?;
-    for name in &outcome.applied {
-        info!(name, "migration applied");
-    }
-    for table in &outcome.retention_changed {
-        info!(table, days = settings.retention_days, "retention changed");
-    }
-    for table in &outcome.fsync_changed {
-        info!(table, fsync = settings.clickhouse_fsync, "fsync changed");
-    }
-    if !outcome.unknown.is_empty() {
-        warn!(migrations = ?outcome.unknown, "the schema is newer than this binary");
-    }
-    Ok(outcome)
 }

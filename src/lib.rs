@@ -25,7 +25,8 @@
 //! 5. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.
 //! 6. [`engine`]: where ClickHouse comes from when none is configured.
 //! 7. [`app`]: puts them together; the only module that knows everyone. Beside it [`operator`]: the
-//!    commands that look at the spool from outside, and [`generate`]: a client that makes traffic up.
+//!    commands that look at the spool from outside, [`generate`], a client that makes traffic up, and
+//!    [`probe`], a health check.
 //!
 //! `tests/architecture.rs` enforces who may know whom; `docs/data-model.md` says why the counts are
 //! exact.
@@ -38,5 +39,6 @@ pub mod generate;
 pub mod http;
 pub mod operator;
 pub mod pipeline;
+pub mod probe;
 pub mod repository;
 pub mod telemetry;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use traffic_api::config::{Cli, Command, LogFormat, Refusal, Settings};
 use traffic_api::domain::Clock;
-use traffic_api::{app, engine, operator, telemetry};
+use traffic_api::{app, engine, operator, probe, telemetry};
 
 /// What a shell gives for wrong usage.
 const EXIT_USAGE: u8 = 2;
@@ -45,6 +45,8 @@ fn main() -> ExitCode {
                 Err(error) => refuse(&in_one_line(&error), 1),
             };
         }
+        Command::Drain(task) => run(&cli.settings, app::drain(&cli.settings, &task, say)),
+        Command::Probe { ready } => probe::probe(cli.settings.listen_addr, ready),
         Command::Spool(command) => operator::spool(&app::spool_dir(&cli.settings), command, say),
     };
     match outcome {

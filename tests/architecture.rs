@@ -27,6 +27,7 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         &["config", "domain", "pipeline", "repository"],
         &["axum", "clickhouse"],
     ),
+    ("probe", &[], &["axum", "clickhouse"]),
     ("telemetry", &["config"], &["axum", "clickhouse"]),
     ("config", &[], &["clickhouse"]),
 ];

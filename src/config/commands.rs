@@ -26,6 +26,14 @@ pub enum Command {
     Reconcile(Reconcile),
     /// Write made-up page views to a running service, or as lines of JSON to standard output
     Generate(Generate),
+    /// Wait until nothing waits on this disk any more; without a running service, send it
+    Drain(Drain),
+    /// Ask the service that runs with these settings for its health: exits with 0 if it is well
+    Probe {
+        /// Also ask whether it can take views in
+        #[arg(long)]
+        ready: bool,
+    },
     /// Look at what waits for ClickHouse, and at what was rejected
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -70,6 +78,19 @@ pub struct Reconcile {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub patience: u32,
+}
+
+/// How long to drain.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Drain {
+    /// How long it may take, in seconds: 1 to 86400
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub within: u32,
+    /// How long nothing must have waited, in seconds: 0 to 3600
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub empty_for: u32,
 }
 
 /// How a command prints its result.

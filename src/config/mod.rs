@@ -17,7 +17,7 @@ use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 pub use choices::{LogFormat, ReportPlan};
-pub use commands::{Command, Reconcile, ReportFormat, SpoolCommand};
+pub use commands::{Command, Drain, Reconcile, ReportFormat, SpoolCommand};
 pub use generate::{Coding, Generate};
 pub use refusal::Refusal;
 use values::{address, database, http_url, identifier, log_level};
@@ -97,6 +97,11 @@ pub struct Settings {
     #[arg(long, env, global = true, value_name = "NAME", value_parser = identifier)]
     #[arg(requires = "clickhouse_url")]
     pub clickhouse_cluster: Option<String>,
+
+    /// Whether the schema is brought up to date at the start: true or false; if not, it must be
+    #[arg(long, env, global = true, value_name = "BOOL", default_value_t = true)]
+    #[arg(action = clap::ArgAction::Set)]
+    pub migrate_on_start: bool,
 
     /// How long views are kept, in days: 1 to 3650
     #[arg(long, env, global = true, value_name = "DAYS", default_value_t = 90)]

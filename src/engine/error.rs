@@ -18,7 +18,7 @@ pub enum Error {
     },
     /// The `npm` client is not on the `PATH`.
     #[error(
-        "npm is needed to fetch the engine and was not found: install npm, or set CLICKHOUSE_URL to a ClickHouse of your own"
+        "npm is needed to fetch the engine and was not found: install npm, or set CLICKHOUSE_URL to a ClickHouse of your own, or run both in containers: docker compose --profile dev up"
     )]
     NpmMissing,
     /// The `npm` client ran and failed.

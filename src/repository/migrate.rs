@@ -10,7 +10,7 @@ use clickhouse::{Client, Row};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ClickHouse, DDL_DEADLINE, Error, deadline, render};
+use super::{ClickHouse, DDL_DEADLINE, Error, Schema, deadline, render};
 
 /// One file of `migrations/`; a landed file is never edited.
 #[derive(Debug, Clone, Copy)]
@@ -153,6 +153,14 @@ pub enum MigrateError {
         /// Why it failed.
         source: Error,
     },
+    /// The schema is not the one that this binary and these settings need, and is not to be changed.
+    #[error("{what} in database {database}; run `traffic-api migrate` with the same settings")]
+    Behind {
+        /// What is missing or different.
+        what: String,
+        /// Where.
+        database: String,
+    },
     /// A file can't be rendered.
     #[error("migration {name}: {reason}")]
     Template {
@@ -177,10 +185,10 @@ pub struct Outcome {
 }
 
 #[derive(Row, Serialize, Deserialize)]
-struct LedgerRow {
+pub(super) struct LedgerRow {
     version: u32,
-    name: String,
-    checksum: String,
+    pub(super) name: String,
+    pub(super) checksum: String,
 }
 
 /// Creates the database if it is missing, runs the migrations that have not run, and sets the
@@ -277,7 +285,7 @@ fn rendered(
     render(template, &clickhouse.schema).map_err(|reason| MigrateError::Template { name, reason })
 }
 
-fn failed(step: &'static str) -> impl Fn(Error) -> MigrateError {
+pub(super) fn failed(step: &'static str) -> impl Fn(Error) -> MigrateError {
     move |source| MigrateError::Statement {
         step: step.to_owned(),
         source,
@@ -288,7 +296,8 @@ async fn execute(client: &Client, statement: &str) -> Result<(), Error> {
     deadline(DDL_DEADLINE, client.query_raw(statement).execute()).await
 }
 
-async fn read_ledger(client: &Client) -> Result<BTreeMap<u32, LedgerRow>, Error> {
+/// What has run, by version.
+pub(super) async fn read_ledger(client: &Client) -> Result<BTreeMap<u32, LedgerRow>, Error> {
     let query = client
         .query("SELECT version, name, checksum FROM schema_migrations FINAL ORDER BY version");
     let rows = deadline(DDL_DEADLINE, query.fetch_all::<LedgerRow>()).await?;
@@ -314,14 +323,41 @@ async fn record(
     .await
 }
 
-/// Retention and fsync are configuration, not history: they are set to what is configured now.
+/// A table's setting that is not as configured.
+pub(super) struct Drift {
+    pub(super) table: String,
+    pub(super) setting: Setting,
+    /// What puts it right.
+    alter: String,
+}
+
+/// What of a table is configuration, not history.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Setting {
+    Retention,
+    Fsync,
+}
+
+/// Sets retention and fsync to what is configured now.
 async fn configure(
     clickhouse: &ClickHouse,
     client: &Client,
     outcome: &mut Outcome,
 ) -> Result<(), Error> {
-    let schema = &clickhouse.schema;
+    for drift in drifts(&clickhouse.schema, client).await? {
+        execute(client, &drift.alter).await?;
+        match drift.setting {
+            Setting::Retention => outcome.retention_changed.push(drift.table),
+            Setting::Fsync => outcome.fsync_changed.push(drift.table),
+        }
+    }
+    Ok(())
+}
+
+/// What is not as configured.
+pub(super) async fn drifts(schema: &Schema, client: &Client) -> Result<Vec<Drift>, Error> {
     let on_cluster = schema.on_cluster();
+    let mut drifts = Vec::new();
     for retained in RETAINED {
         let table = match retained.shared {
             true => retained.table.to_owned(),
@@ -337,20 +373,24 @@ async fn configure(
         let (time, days) = (retained.time, schema.retention_days + retained.beyond);
         let ttl = format!("toStartOfDay({time}) + toIntervalDay({days})");
         if !ddl.contains(&ttl) {
-            let alter = format!("ALTER TABLE {table}{on_cluster} MODIFY TTL {ttl}");
-            execute(client, &alter).await?;
-            outcome.retention_changed.push(table.clone());
+            drifts.push(Drift {
+                alter: format!("ALTER TABLE {table}{on_cluster} MODIFY TTL {ttl}"),
+                setting: Setting::Retention,
+                table: table.clone(),
+            });
         }
         // https://clickhouse.com/docs/operations/settings/merge-tree-settings#fsync_after_insert
         let on = u8::from(schema.fsync);
         if ddl.contains("fsync_after_insert = 1") != schema.fsync {
-            let alter = format!(
-                "ALTER TABLE {table}{on_cluster} \
-                 MODIFY SETTING fsync_after_insert = {on}, fsync_part_directory = {on}"
-            );
-            execute(client, &alter).await?;
-            outcome.fsync_changed.push(table);
+            drifts.push(Drift {
+                alter: format!(
+                    "ALTER TABLE {table}{on_cluster} \
+                     MODIFY SETTING fsync_after_insert = {on}, fsync_part_directory = {on}"
+                ),
+                setting: Setting::Fsync,
+                table,
+            });
         }
     }
-    Ok(())
+    Ok(drifts)
 }

@@ -28,6 +28,7 @@ mod settlement;
 mod site;
 mod snapshots;
 mod statements;
+mod verify;
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub use sealer::{LastRefresh, Sealer, SealerStats};
 pub use seals::{HourState, LEAST_SEAL_DELAY, Seals, ServerTime, Survey};
 pub use settlement::Unfinished;
 pub use snapshots::{MAX_SNAPSHOT_ROWS, Moment, SNAPSHOT_LIFE};
+pub use verify::verify;
 
 /// How long one insert may take, views and quorum included, before it counts as failed. ClickHouse
 /// itself gives up earlier ([`INSERT_EXECUTION_SECS`]), so that what failed here has ended there.

@@ -71,7 +71,7 @@ fn without_engine_and_npm_the_ways_out_are_named() {
         .env("PATH", data.join("no-programs"));
     let (code, line) = refusal(command);
     assert_eq!(code, Some(1));
-    for word in ["npm", "CLICKHOUSE_URL"] {
+    for word in ["npm", "CLICKHOUSE_URL", "docker compose --profile dev up"] {
         assert!(line.contains(word), "{line}");
     }
 }

@@ -1,0 +1,45 @@
+//! `traffic-api probe`: the health check of a container that has no other program in it.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+/// How long each step may take. A service that needs longer to say that it lives does not.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks the service that listens on `address` for its health; with `ready`, also whether it takes
+/// views in.
+///
+/// # Errors
+/// Its answer, if that was not 200, or why there is none.
+pub fn probe(address: SocketAddr, ready: bool) -> Result<()> {
+    let address = SocketAddr::new(reachable(address.ip()), address.port());
+    let path = if ready { "/health/ready" } else { "/health" };
+    let answer = status_line(address, path).with_context(|| format!("no answer from {address}"))?;
+    let status = answer.split(' ').nth(1);
+    ensure!(status == Some("200"), "{address} answers {answer:?}");
+    Ok(())
+}
+
+/// An address to serve on may mean "all of them".
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+fn status_line(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = Vec::new();
+    // The first line is all that matters.
+    stream.take(256).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
