@@ -10,6 +10,7 @@ mod cluster;
 mod concurrency;
 mod contract;
 mod dashboard;
+mod deployment;
 mod engine;
 mod full_disk;
 mod generate;
