@@ -174,6 +174,7 @@ yaml|deploy/prometheus/prometheus.yml|  scrape_interval: 15s|   scrape_interval:
 xml|deploy/clickhouse/users.d/traffic-users.xml|Who may do what.|Who -- may do what.
 xml|deploy/clickhouse/cluster.d/cluster.xml|<host>keeper-3</host>|<host>keeper-4</host>
 xml|deploy/clickhouse/users.d/traffic-users.xml|<password from_env="CLICKHOUSE_WRITER_PASSWORD"/>|<password>secret</password>
+xml|deploy/clickhouse/cluster.d/cluster.xml|<replica from_env="CLICKHOUSE_REPLICA"/>|<name from_env="CLICKHOUSE_REPLICA"/>
 scripts|deploy/check.sh|cd "$(dirname "$0")/.."|cd $(dirname $0)/..
 dockerfile|Dockerfile|USER 65532:65532|USER root
 dockerfile|Dockerfile|ENTRYPOINT ["/usr/local/bin/traffic-api"]|ENTRYPOINT /usr/local/bin/traffic-api

@@ -272,6 +272,10 @@ def xml_files(root):
         for element in tree.iter():
             if element.tag in ("password", "secret") and "from_env" not in element.attrib:
                 fault(where, f"holds a {element.tag}")
+    # The paths of replicated tables are made of these (src/repository/render.rs).
+    for name in ("shard", "replica"):
+        if trees.get("cluster.xml") is not None and trees["cluster.xml"].find(f"macros/{name}") is None:
+            fault("deploy/clickhouse/cluster.d/cluster.xml", f"no macro {name}")
     services = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]
     hosts = {e.text for tree in trees.values() for e in tree.iter() if e.tag in ("host", "hostname")}
     for host in sorted(hosts - services.keys()):

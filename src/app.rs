@@ -7,9 +7,9 @@
 //! requests in flight -> drain the lanes, into the spool what ClickHouse does not take -> stop the
 //! engine. Each step has a deadline; together they stay within 25 seconds.
 
+mod drain;
 mod generate;
 mod metrics;
-mod drain;
 mod reconcile;
 mod schema;
 mod seal;
@@ -40,8 +40,8 @@ use crate::repository::{
 };
 use crate::telemetry::metrics::Metrics;
 
-pub use generate::generate;
 pub use drain::drain;
+pub use generate::generate;
 pub use reconcile::reconcile;
 pub use schema::migrate;
 use schema::prepare;

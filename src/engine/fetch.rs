@@ -50,8 +50,11 @@ const LOCK_POLL: Duration = Duration::from_millis(200);
 /// How often the bytes on disk are counted for the progress bar.
 const PROGRESS_POLL: Duration = Duration::from_millis(200);
 
-/// The path of the library in `cache_dir`, fetched if it is not there yet.
-pub(super) async fn library(cache_dir: &Path) -> Result<PathBuf, Error> {
+/// The path of the engine's library in `cache_dir`, fetched if it is not there yet.
+///
+/// # Errors
+/// Why there is none.
+pub async fn library(cache_dir: &Path) -> Result<PathBuf, Error> {
     Fetch {
         cache_dir,
         npm: "npm".into(),

@@ -33,6 +33,7 @@ use tokio::sync::watch;
 
 pub use child::{run_child, run_child_if_asked};
 pub use error::Error;
+pub use fetch::library;
 pub use supervise::{Embedded, Vitals};
 
 /// The hidden subcommand under which the executable becomes the engine.
@@ -93,7 +94,7 @@ impl Engine {
     ///
     /// Cancel-safe: a dropped future leaves no process and no wrong file behind.
     pub async fn embedded(settings: Settings) -> Result<Self, Error> {
-        let library = fetch::library(&settings.cache_dir).await?;
+        let library = library(&settings.cache_dir).await?;
         Ok(Self::Embedded(Embedded::start(settings, library).await?))
     }
 

@@ -17,10 +17,16 @@ use crate::support::{
     ClickHouse, cache_dir, directory, fresh_database, rfc3339, shared_engine, view,
 };
 
-const PASSWORDS: [(&str, &str); 3] = [
+/// What the files take from the environment, as docker-compose.yml gives it.
+const ENVIRONMENT: [(&str, &str); 8] = [
     ("CLICKHOUSE_MIGRATOR_PASSWORD", "m"),
     ("CLICKHOUSE_WRITER_PASSWORD", "w"),
     ("CLICKHOUSE_READER_PASSWORD", "r"),
+    ("CLICKHOUSE_INTERSERVER_PASSWORD", "i"),
+    ("CLICKHOUSE_CLUSTER_SECRET", "c"),
+    ("CLICKHOUSE_HOST", "clickhouse-1-2"),
+    ("CLICKHOUSE_SHARD", "1"),
+    ("CLICKHOUSE_REPLICA", "2"),
 ];
 
 /// The console's user, without which the embedded engine can't run, and one that may do everything.
@@ -64,6 +70,11 @@ struct Configured {
 impl Configured {
     /// `own` is added to the configuration.
     async fn start(name: &str, own: &str) -> Self {
+        Self::start_with(name, own, &[]).await
+    }
+
+    /// With more of the files, which go to `config.d`.
+    async fn start_with(name: &str, own: &str, more: &[&str]) -> Self {
         let home = directory(name);
         for folder in ["config.d", "users.d", "data"] {
             std::fs::create_dir_all(home.join(folder)).unwrap();
@@ -82,11 +93,9 @@ impl Configured {
         std::fs::write(home.join("users.xml"), OWN_USERS).unwrap();
 
         let port = free_port();
+        let library = engine::library(&cache_dir()).await.unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_traffic-api"))
-            .args([
-                engine::CHILD_SUBCOMMAND.as_ref(),
-                library().await.as_os_str(),
-            ])
+            .args([engine::CHILD_SUBCOMMAND.as_ref(), library.as_os_str()])
             .arg(std::process::id().to_string())
             .args(["--config-file=config.xml", "--listen_host=127.0.0.1"])
             .arg(format!("--http_port={port}"))
@@ -97,7 +106,7 @@ impl Configured {
                 "--query=SYSTEM START LISTEN HTTP; \
                  SELECT count() FROM file('/dev/stdin', 'LineAsString') FORMAT Null",
             )
-            .envs(PASSWORDS)
+            .envs(ENVIRONMENT)
             .current_dir(&home)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -166,19 +175,6 @@ impl Drop for Configured {
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
-}
-
-/// The engine's library, which the shared engine has fetched.
-async fn library() -> PathBuf {
-    shared_engine();
-    let versions =
-        std::fs::read_dir(cache_dir().join("engine")).or_else(|_| std::fs::read_dir(cache_dir()));
-    versions
-        .unwrap()
-        .flatten()
-        .map(|version| version.path().join("libchdb.so"))
-        .find(|library| library.exists())
-        .expect("the shared engine's library is in the cache")
 }
 
 async fn call(service: &Service, method: Method, path: &str, body: Option<&Value>) -> (u16, Value) {
@@ -406,6 +402,19 @@ async fn system_logs_forget() {
         assert!(ddl.contains("\nTTL event_date + toIntervalDay("), "{ddl}");
         assert!(ddl.contains("\nPARTITION BY event_date"), "{ddl}");
     }
+}
+
+/// As far as one engine alone can tell: it knows no macros, and reaches nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cluster_has_two_shards_of_two_replicas() {
+    let server = Configured::start_with("cluster", "", &["cluster.d/cluster.xml"]).await;
+    let hosts = "SELECT shard_num || '/' || replica_num || ' ' || host_name || ':' || port \
+         FROM system.clusters WHERE cluster = 'traffic' ORDER BY shard_num, replica_num";
+    assert_eq!(
+        server.ask("admin", hosts).await.unwrap(),
+        "1/1 clickhouse-1-1:9000\n1/2 clickhouse-1-2:9000\n\
+         2/1 clickhouse-2-1:9000\n2/2 clickhouse-2-2:9000"
+    );
 }
 
 #[test]
