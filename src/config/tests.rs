@@ -1,0 +1,140 @@
+use super::*;
+
+fn read(flags: &[&str]) -> Result<Settings, String> {
+    let arguments = std::iter::once("traffic-api").chain(flags.iter().copied());
+    match Cli::read(arguments.map(OsString::from)) {
+        Ok(cli) => Ok(cli.settings),
+        Err(Refusal::Wrong(line) | Refusal::Asked(line)) => Err(line),
+    }
+}
+
+#[test]
+fn a_wrong_value_is_one_line_that_names_its_setting() {
+    for (flags, name) in [
+        (["--retention-days", "0"], "RETENTION_DAYS"),
+        (["--retention-days", "many"], "RETENTION_DAYS"),
+        (["--listen-addr", "here"], "LISTEN_ADDR"),
+        (["--clickhouse-url", "https://x"], "CLICKHOUSE_URL"),
+        (["--clickhouse-url", "http://u:p@x"], "CLICKHOUSE_URL"),
+        (["--clickhouse-database", "a; DROP"], "CLICKHOUSE_DATABASE"),
+        (["--clickhouse-database", ""], "CLICKHOUSE_DATABASE"),
+        (["--clickhouse-database", "system"], "CLICKHOUSE_DATABASE"),
+        (["--clickhouse-url", "http://h:99999"], "CLICKHOUSE_URL"),
+        (["--clickhouse-url", "http://:9"], "CLICKHOUSE_URL"),
+        (["--clickhouse-url", "http://h:1#x"], "CLICKHOUSE_URL"),
+        (
+            ["--clickhouse-read-url", "http://h:1"],
+            "need CLICKHOUSE_URL",
+        ),
+        (["--clickhouse-user", "me"], "need CLICKHOUSE_URL"),
+        (["--log-level", "loud"], "LOG_LEVEL"),
+        (["--report-plan", "fast"], "REPORT_PLAN"),
+        (["--sealer", "maybe"], "SEALER"),
+        // Below, rows could come after the count and leave no mark.
+        (["--seal-delay-secs", "2399"], "SEAL_DELAY_SECS"),
+        (
+            ["--reconcile-interval-secs", "604801"],
+            "RECONCILE_INTERVAL_SECS",
+        ),
+        (["--log-format", "xml"], "LOG_FORMAT"),
+        (["--log-level", "info,=x=y"], "LOG_LEVEL"),
+        (["--no-such", "x"], "--no-such"),
+    ] {
+        let line = read(&flags)
+            .err()
+            .unwrap_or_else(|| panic!("{flags:?} was accepted"));
+        assert!(line.contains(name), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn good_urls_are_taken() {
+    for url in [
+        "http://localhost:8123",
+        "http://clickhouse/",
+        "http://[::1]:8123",
+        "http://10.0.0.1:1",
+    ] {
+        let read = read(&["--clickhouse-url", url]);
+        assert_eq!(
+            read.unwrap().clickhouse_url.as_deref(),
+            Some(url.trim_end_matches('/'))
+        );
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    let replica = [
+        "--clickhouse-url=http://a:1",
+        "--clickhouse-read-url=http://b:1",
+        "--report-plan=view",
+    ];
+    assert!(read(&replica).is_err_and(|line| line.contains("REPORT_PLAN")));
+    assert!(read(&replica[..2]).is_ok());
+    let cluster = [&replica[..], &["--clickhouse-cluster=c"]].concat();
+    assert!(read(&cluster).is_ok());
+    let backwards = ["seal", "--from=2026-11-21T09:00:00Z", "--to=2026-11-21"];
+    assert!(read(&backwards).is_err_and(|line| line.contains("--to")));
+    let same = "2026-11-21T09:00:00Z";
+    let empty = read(&["seal", "--from", same, "--to", same]);
+    assert!(empty.is_err_and(|line| line.contains("--from must be before --to")));
+    let missing = read(&["seal", "--from", same]);
+    assert!(missing.is_err_and(|line| line.contains("missing: --to")));
+    let days = ["reconcile", "--from=2026-11-21", "--to=2026-11-21"];
+    assert!(read(&days).is_err_and(|line| line.contains("--from must be before --to")));
+    assert!(read(&days[..2]).is_ok());
+    let second = read(&["reconcile", "--from=2026-11-21T09:00:00Z"]);
+    assert!(second.is_err_and(|line| line.contains("--from")));
+}
+
+#[test]
+fn what_to_generate_is_checked() {
+    let url = "--to=http://127.0.0.1:8000";
+    for (flags, name) in [
+        (&["--views=0"][..], "--views"),
+        (&["--users=0"], "--users"),
+        (&["--pages=x"], "--pages"),
+        (&["--duplicates=1.1"], "--duplicates"),
+        (&["--duplicates=NaN"], "--duplicates"),
+        (&["--updates=0.5"], "--to"),
+        (&["--single"], "--to"),
+        (&["--days=90"], "RETENTION_DAYS"),
+        (&["--until=2026-11-21"], "--until"),
+        (&["--to=https://example.org"], "https"),
+        (&["--to=http://a:1/api"], "--to"),
+        (&["--to=http://a@b"], "user"),
+        (&[url, "--single", "--batch-size=5"], "--batch-size"),
+        (&[url, "--single", "--compress=gzip"], "--compress"),
+        (&[url, "--compress=brotli"], "--compress"),
+        (&[url, "--duration=5"], "--rate"),
+        (&[url, "--duration=5", "--rate=5", "--views=7"], "--views"),
+        (&[url, "--duration=5", "--rate=5", "--days=7"], "--days"),
+    ] {
+        let line = read(&[&["generate"], flags].concat());
+        let line = line
+            .err()
+            .unwrap_or_else(|| panic!("{flags:?} was accepted"));
+        assert!(line.contains(name), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+    assert!(read(&["generate", url, "--single", "--rate=5", "--duration=60"]).is_ok());
+    assert!(read(&["generate", url, "--updates=0.5", "--compress=zstd"]).is_ok());
+}
+
+#[test]
+fn flags_may_stand_on_both_sides_of_the_subcommand() {
+    assert_eq!(
+        read(&["migrate", "--retention-days", "7"])
+            .unwrap()
+            .retention_days,
+        7
+    );
+    assert_eq!(
+        read(&["--retention-days", "7", "migrate"])
+            .unwrap()
+            .retention_days,
+        7
+    );
+}
