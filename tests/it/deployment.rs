@@ -87,6 +87,11 @@ impl Configured {
             let from = shipped("deploy/clickhouse").join(file);
             std::fs::copy(from, home.join(file)).unwrap();
         }
+        for file in more {
+            let from = shipped("deploy/clickhouse").join(file);
+            let to = home.join("config.d").join(from.file_name().unwrap());
+            std::fs::copy(&from, to).unwrap();
+        }
         let config =
             format!("<clickhouse><users_config>users.xml</users_config>{own}</clickhouse>");
         std::fs::write(home.join("config.xml"), config).unwrap();
