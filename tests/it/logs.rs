@@ -13,6 +13,8 @@ use crate::support::{directory, fresh_database, shared_engine};
 const USER: u32 = 4_011_223_344;
 const PAGE: &str = "/page-of-the-test-f00d";
 
+const JSON: (&str, &str) = ("LOG_FORMAT", "json");
+
 /// The real binary on the shared engine, its log in a file.
 struct Logged {
     service: Service,
@@ -32,9 +34,16 @@ impl Logged {
             .env("CLICKHOUSE_USER", &engine.user)
             .env("CLICKHOUSE_PASSWORD", &engine.password)
             .env("CLICKHOUSE_DATABASE", &database)
-            .envs(settings.iter().copied())
-            .stderr(File::create(&log).unwrap());
-        let start = || Service::spawn_with_stderr(command);
+            .envs(settings.iter().copied());
+        let is_json = settings.contains(&JSON);
+        let file = log.clone();
+        let start = move || {
+            if is_json {
+                return Service::spawn_with_json_log(command, &file);
+            }
+            command.stderr(File::create(&file).unwrap());
+            Service::spawn_with_stderr(command)
+        };
         Self {
             service: tokio::task::spawn_blocking(start).await.unwrap(),
             log,
@@ -92,7 +101,7 @@ fn view(page: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_is_one_line_under_its_id() {
-    let settings = [("LOG_FORMAT", "json"), ("SLOW_REPORT_MS", "0")];
+    let settings = [JSON, ("SLOW_REPORT_MS", "0")];
     let logged = Logged::start("log-lines", &settings).await;
     assert_eq!(logged.post(1, &view(PAGE)).await, StatusCode::CREATED);
     let url = logged.service.url(&format!("/api/traffic/daily/{USER}"));
@@ -167,7 +176,7 @@ async fn the_level_decides_and_text_is_the_default() {
 /// `queryID()` is what ClickHouse itself calls the statement.
 #[tokio::test(flavor = "multi_thread")]
 async fn clickhouse_knows_statements_by_the_names_that_are_logged() {
-    let logged = Logged::start("log-query-id", &[("LOG_FORMAT", "json")]).await;
+    let logged = Logged::start("log-query-id", &[JSON]).await;
     logged
         .sql("ALTER TABLE traffic ADD COLUMN stated String MATERIALIZED queryID()")
         .await;

@@ -1,5 +1,6 @@
 //! The real binary as a process of its own.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -72,6 +73,33 @@ impl Service {
             child,
             address,
             standard_output,
+        }
+    }
+
+    /// With its log in a file, in JSON: then nothing is said on standard output.
+    pub fn spawn_with_json_log(mut command: Command, log: &Path) -> Self {
+        command
+            .env("LOG_FORMAT", "json")
+            .stdout(Stdio::null())
+            .stderr(File::create(log).unwrap());
+        let child = command.spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let text = std::fs::read_to_string(log).unwrap();
+            let ready = text
+                .lines()
+                .find(|line| line.contains("\"message\":\"ready\""));
+            // Else it is half written.
+            let ready = ready.and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+            if let Some(line) = ready {
+                return Self {
+                    child,
+                    address: line["address"].as_str().unwrap().parse().unwrap(),
+                    standard_output: String::new(),
+                };
+            }
+            assert!(Instant::now() < deadline, "not ready: {text:?}");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
