@@ -82,7 +82,12 @@ impl Service {
             .env("LOG_FORMAT", "json")
             .stdout(Stdio::null())
             .stderr(File::create(log).unwrap());
-        let child = command.spawn().unwrap();
+        // Whatever happens from here on, the child is ended with it.
+        let mut service = Self {
+            child: command.spawn().unwrap(),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            standard_output: String::new(),
+        };
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = std::fs::read_to_string(log).unwrap();
@@ -92,11 +97,8 @@ impl Service {
             // Else it is half written.
             let ready = ready.and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
             if let Some(line) = ready {
-                return Self {
-                    child,
-                    address: line["address"].as_str().unwrap().parse().unwrap(),
-                    standard_output: String::new(),
-                };
+                service.address = line["address"].as_str().unwrap().parse().unwrap();
+                return service;
             }
             assert!(Instant::now() < deadline, "not ready: {text:?}");
             std::thread::sleep(Duration::from_millis(20));
