@@ -88,9 +88,9 @@ impl Configured {
             std::fs::copy(from, home.join(file)).unwrap();
         }
         for file in more {
+            let name = Path::new(file).file_name().unwrap();
             let from = shipped("deploy/clickhouse").join(file);
-            let to = home.join("config.d").join(from.file_name().unwrap());
-            std::fs::copy(&from, to).unwrap();
+            std::fs::copy(from, home.join("config.d").join(name)).unwrap();
         }
         let config =
             format!("<clickhouse><users_config>users.xml</users_config>{own}</clickhouse>");
@@ -409,10 +409,16 @@ async fn system_logs_forget() {
     }
 }
 
-/// As far as one engine alone can tell: it knows no macros, and reaches nobody.
+/// What the migrations ask of a cluster (`src/repository/render.rs`): its name, and macros for the paths.
+/// That is all that one engine alone can tell.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cluster_has_two_shards_of_two_replicas() {
+async fn the_cluster_has_the_name_and_the_macros_of_the_migrations() {
     let server = Configured::start_with("cluster", "", &["cluster.d/cluster.xml"]).await;
+    let macros = "SELECT macro || '=' || substitution FROM system.macros ORDER BY macro";
+    assert_eq!(
+        server.ask("admin", macros).await.unwrap(),
+        "cluster=traffic\nreplica=2\nshard=1"
+    );
     let hosts = "SELECT shard_num || '/' || replica_num || ' ' || host_name || ':' || port \
          FROM system.clusters WHERE cluster = 'traffic' ORDER BY shard_num, replica_num";
     assert_eq!(
