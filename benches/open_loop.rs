@@ -1,9 +1,12 @@
 //! Single POSTs at a fixed rate, whatever the answers do: latencies from the moment when a request
 //! fell due, for several least intervals between inserts, and what a view costs in CPU and memory.
+//! Then as fast as some connections go, each waiting for its answer: what an interval costs them.
 //!
-//! `cargo bench --bench open_loop`; `BENCH_RATES`, `BENCH_INTERVALS_MS` for other rates and intervals.
+//! `cargo bench --bench open_loop`; `BENCH_RATES`, `BENCH_INTERVALS_MS`, `BENCH_CONNECTIONS` for other
+//! rates, intervals and numbers of connections, `none` for none of them.
 //! `STEADY_SECS=300 cargo bench --bench open_loop` instead keeps one rate up and prints a curve: does
-//! everything level off? (`STEADY_RATE`, `STEADY_INTERVAL_MS`)
+//! everything level off? (`STEADY_RATE`, `STEADY_INTERVAL_MS`) ClickHouse keeps merged parts on disk for
+//! eight minutes; `STEADY_OLD_PARTS_SECS=30` shortens that, so that a short run shows what comes after.
 
 #[allow(dead_code, unused_imports, reason = "other benchmarks use the rest")]
 mod harness;
@@ -55,18 +58,33 @@ fn rates(stack: &Stack) {
         let name = format!("interval {interval} ms");
         services.push((name, service, Some(stack.engine_pid())));
     }
-    for rate in numbers("BENCH_RATES", &[5_000, 20_000]) {
+    let rates = numbers("BENCH_RATES", &[5_000, 20_000]);
+    let rates = rates.into_iter().map(|rate| {
+        let title = format!("{rate} views/s due");
+        (title, CONNECTIONS, Pace::Open(rate as f64))
+    });
+    let closed = numbers("BENCH_CONNECTIONS", &[64, 1024]);
+    let closed = closed.into_iter().map(|connections| {
+        let title = format!("as fast as {connections} connections go");
+        let connections = usize::try_from(connections).expect("a number of connections");
+        (title, connections, Pace::Closed)
+    });
+    for (title, connections, pace) in rates.chain(closed) {
         let contestants = services.iter().map(|(name, service, engine)| {
             let processes = Processes {
                 service: Some(service.pid()),
                 engine: *engine,
             };
-            let load = open(service, rate, time);
+            let load = Load {
+                connections,
+                pace,
+                ..open(service, 1, time)
+            };
             let turn = move || round(stack, processes, 1, || posts(load, Population::usual(), ""));
             (name.as_str(), Box::new(turn) as Turn<'_>)
         });
         let all = interleave(rounds, contestants.collect());
-        println!("\n{rate} views/s due, {rounds} rounds of {time:?}");
+        println!("\n{title}, {rounds} rounds of {time:?}");
         Rounds::heading();
         for one in &all {
             one.line();
@@ -94,6 +112,12 @@ fn steady(stack: &Stack, whole: Duration) {
     let rate = setting("STEADY_RATE", 5_000);
     let interval: String = setting("STEADY_INTERVAL_MS", "0".to_owned());
     let service = stack.service("steady", &[("INGEST_MIN_INTERVAL_MS", &interval)]);
+    if let Ok(seconds) = std::env::var("STEADY_OLD_PARTS_SECS") {
+        for table in ["traffic", "traffic_by_request"] {
+            let sql = format!("ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = {seconds}");
+            stack.sql("steady", &sql);
+        }
+    }
     let processes = Processes {
         service: Some(service.pid()),
         engine: Some(stack.engine_pid()),

@@ -30,11 +30,14 @@ pub fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     }
 }
 
-/// A list of numbers, separated by commas, from the environment.
+/// A list of numbers, separated by commas, or `none`, from the environment.
 pub fn numbers(name: &str, default: &[u64]) -> Vec<u64> {
     let Ok(text) = std::env::var(name) else {
         return default.to_vec();
     };
+    if text == "none" {
+        return Vec::new();
+    }
     let number = |n: &str| n.trim().parse().ok();
     let list: Option<Vec<u64>> = text.split(',').map(number).collect();
     list.unwrap_or_else(|| panic!("{name}={text} is not a list of numbers"))
