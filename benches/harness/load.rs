@@ -111,7 +111,7 @@ impl Load {
             Pace::Closed => None,
             Pace::Open(per_second) => Some(Duration::from_secs_f64(1.0 / per_second)),
         };
-        let _timer = interval.map(|interval| timer(interval, &poll));
+        let timer = interval.map(|interval| timer(interval, &poll));
 
         let mut outcome = Outcome {
             answers: 0,
@@ -164,6 +164,8 @@ impl Load {
             }
             for event in &events {
                 if event.token() == TIMER {
+                    let timer = timer.as_ref().expect("only a timer has its token");
+                    rustix::io::read(timer, &mut [0_u8; 8]).expect("how often it fell due");
                     continue;
                 }
                 let index = event.token().0;
@@ -331,7 +333,7 @@ fn whole_chunks(mut rest: &[u8]) -> Option<usize> {
     }
 }
 
-/// Wakes the event queue every `interval`; it needs no reading, because each expiry is an event.
+/// Wakes the event queue every `interval`, if it is read each time: the kernel sets it again only then.
 fn timer(interval: Duration, poll: &Poll) -> std::os::fd::OwnedFd {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK).expect("a timer");
     let interval = Timespec::try_from(interval).expect("a time span");
