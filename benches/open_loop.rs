@@ -5,8 +5,8 @@
 //! `cargo bench --bench open_loop`; `BENCH_RATES`, `BENCH_INTERVALS_MS`, `BENCH_CONNECTIONS` for other
 //! rates, intervals and numbers of connections, `none` for none of them.
 //! `STEADY_SECS=300 cargo bench --bench open_loop` instead keeps one rate up and prints a curve: does
-//! everything level off? (`STEADY_RATE`, `STEADY_INTERVAL_MS`) ClickHouse keeps merged parts on disk for
-//! eight minutes; `STEADY_OLD_PARTS_SECS=30` shortens that, so that a short run shows what comes after.
+//! everything level off? (`STEADY_RATE`, `STEADY_INTERVAL_MS`) The embedded ClickHouse removes merged parts
+//! soon, a server keeps them for eight minutes; `STEADY_OLD_PARTS_SECS=480` does so here.
 
 #[allow(dead_code, unused_imports, reason = "other benchmarks use the rest")]
 mod harness;

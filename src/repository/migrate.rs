@@ -354,6 +354,14 @@ async fn configure(
     Ok(())
 }
 
+/// What makes a row outlive a power loss, also when its part was merged into another
+/// (<https://clickhouse.com/docs/operations/settings/merge-tree-settings#fsync_after_insert>).
+const FSYNC: [&str; 3] = [
+    "fsync_after_insert",
+    "fsync_part_directory",
+    "min_rows_to_fsync_after_merge",
+];
+
 /// What is not as configured.
 pub(super) async fn drifts(schema: &Schema, client: &Client) -> Result<Vec<Drift>, Error> {
     let on_cluster = schema.on_cluster();
@@ -379,14 +387,13 @@ pub(super) async fn drifts(schema: &Schema, client: &Client) -> Result<Vec<Drift
                 table: table.clone(),
             });
         }
-        // https://clickhouse.com/docs/operations/settings/merge-tree-settings#fsync_after_insert
-        let on = u8::from(schema.fsync);
-        if ddl.contains("fsync_after_insert = 1") != schema.fsync {
+        let synced = |setting: &&&str| ddl.contains(&format!("{setting} = 1"));
+        let expected = if schema.fsync { FSYNC.len() } else { 0 };
+        if FSYNC.iter().filter(synced).count() != expected {
+            let on = u8::from(schema.fsync);
+            let settings = FSYNC.map(|setting| format!("{setting} = {on}")).join(", ");
             drifts.push(Drift {
-                alter: format!(
-                    "ALTER TABLE {table}{on_cluster} \
-                     MODIFY SETTING fsync_after_insert = {on}, fsync_part_directory = {on}"
-                ),
+                alter: format!("ALTER TABLE {table}{on_cluster} MODIFY SETTING {settings}"),
                 setting: Setting::Fsync,
                 table,
             });

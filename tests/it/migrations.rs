@@ -270,11 +270,16 @@ async fn fsync_is_switched_as_configured() {
         let ddl = shared_engine()
             .sql(&database, "SHOW CREATE TABLE traffic")
             .await;
-        assert!(
-            ddl.contains(&format!("fsync_after_insert = {expected}")),
-            "{ddl}"
-        );
+        for setting in ["fsync_after_insert", "min_rows_to_fsync_after_merge"] {
+            assert!(ddl.contains(&format!("{setting} = {expected}")), "{ddl}");
+        }
         let again = app::migrate(&settings(&database, &[&flag])).await.unwrap();
         assert_eq!(again, Default::default());
+        // As an older version left it.
+        let alter = "ALTER TABLE traffic MODIFY SETTING min_rows_to_fsync_after_merge = 0";
+        shared_engine().sql(&database, alter).await;
+        let mended = app::migrate(&settings(&database, &[&flag])).await.unwrap();
+        let expected: &[&str] = if expected == "1" { &["traffic"] } else { &[] };
+        assert_eq!(mended.fsync_changed, expected);
     }
 }
