@@ -3,6 +3,7 @@
 //! One engine process for the whole run, one database and one service on port 0 per test, so the
 //! tests run in parallel. Tests of the program itself (starts, stops, kills) spawn the real binary.
 
+mod backup;
 mod batches;
 mod chaos;
 mod cli;
@@ -18,6 +19,7 @@ mod history;
 mod logs;
 mod metrics;
 mod migrations;
+mod monitoring;
 mod nginx;
 mod obvious_schemas;
 mod outage;
