@@ -56,7 +56,9 @@ async fn reach(clickhouse: &ClickHouse, settings: &Settings) -> Result<()> {
         Some(url) => format!("CLICKHOUSE_URL {url}"),
         None => "the embedded clickhouse".to_owned(),
     };
-    clickhouse.ping().await.with_context(|| server)
+    let alive = clickhouse.ping().await;
+    // At the start there is nothing of a client that the text could quote.
+    alive.map_err(|error| anyhow::anyhow!(error.in_full()).context(server))
 }
 
 fn warn_of_unknown(outcome: &Outcome) {

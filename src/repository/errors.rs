@@ -130,7 +130,7 @@ impl From<&Error> for Failure {
 
 impl Error {
     /// With the server's text, in one line: not for a log.
-    pub(super) fn in_full(&self) -> String {
+    pub fn in_full(&self) -> String {
         match self {
             Error::Server { code, text } => format!("clickhouse error {code}: {}", one_line(text)),
             other => other.to_string(),
