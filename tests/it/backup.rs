@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use traffic_api::domain::Clock;
 use traffic_api::repository::{LEAST_SEAL_DELAY, Seals, ServerTime};
@@ -154,6 +154,23 @@ async fn send(app: &TestApp, call: &Call) {
     assert!(fine, "{status}");
 }
 
+/// The posts among the calls, as one batch.
+async fn send_posts(app: &TestApp, calls: &[Call]) {
+    let lines = calls.iter().filter_map(|call| match call {
+        Call::Post(id, view) => {
+            let mut line = view.clone();
+            line["request_id"] = json!(id);
+            Some(line.to_string() + "\n")
+        }
+        _ => None,
+    });
+    let batch = app.request(Method::POST, "/api/traffic");
+    let batch = batch.header("content-type", "application/x-ndjson");
+    let answer = batch.body(lines.collect::<String>()).send().await.unwrap();
+    let receipt: Value = answer.json().await.unwrap();
+    assert_eq!(receipt["rejected_count"], 0, "{receipt}");
+}
+
 async fn days(app: &TestApp, user_id: u32) -> BTreeMap<(String, String), u64> {
     let answer = app
         .get(&format!("/api/traffic/users/{user_id}/days?by=page"))
@@ -221,16 +238,20 @@ async fn a_restored_backup_the_spools_and_what_is_sent_again_make_the_same_repor
     marks.stop().await;
     let mut calls: Vec<_> = (0..240)
         .map(|id: u64| {
-            let at = now - 60 - i64::try_from(id).unwrap() * 720;
+            let at =
+                now - 60 - 3600 * [0, 1, 2, 5, 9, 20, 26, 44][usize::try_from(id).unwrap() % 8];
             let page = format!("/{}", id % 7);
             let user_id = u32::try_from(id).unwrap() % USERS + 1;
             Call::Post(id, view(user_id, at, &page))
         })
         .collect();
-    calls.extend((0..20).map(|n| Call::Patch(n * 11, json!({"page_url": "/patched"}))));
-    calls.extend((0..10).map(|n| Call::Delete(n * 23 + 1)));
+    calls.extend((0..10).map(|n| Call::Patch(n * 11, json!({"page_url": "/patched"}))));
+    calls.extend((0..5).map(|n| Call::Delete(n * 23 + 1)));
+    send_posts(&app, &calls).await;
     for call in &calls {
-        send(&app, call).await;
+        if !matches!(call, Call::Post(..)) {
+            send(&app, call).await;
+        }
         expected.apply(call);
     }
     let seals = Seals::new(repository(clickhouse, &database), LEAST_SEAL_DELAY);
@@ -248,14 +269,14 @@ async fn a_restored_backup_the_spools_and_what_is_sent_again_make_the_same_repor
         .await
         .parse()
         .unwrap();
-    assert!(counted > 40, "{counted}");
+    assert!(counted >= 6, "{counted}");
     marks.set(Utc::now().timestamp_millis()).await;
     assert!(is_exact(&app, &expected).await);
 
     // The backup is made beside live traffic: no two tables are of one moment.
     let backup = format!("File('{}')", server.backups.join("one").display());
     let sql = format!("BACKUP DATABASE {database} TO {backup}");
-    let beside: Vec<_> = (1000..1100)
+    let beside: Vec<_> = (1000..1040)
         .map(|id| Call::Post(id, view(1, now - 7200, "/beside")))
         .collect();
     let sending = async {
@@ -320,9 +341,7 @@ async fn a_restored_backup_the_spools_and_what_is_sent_again_make_the_same_repor
         send(&app, call).await;
     }
     // Everything else may be sent again too.
-    for call in calls.iter().filter(|call| matches!(call, Call::Post(..))) {
-        send(&app, call).await;
-    }
+    send_posts(&app, &calls).await;
     becomes_exact(&app, &expected).await;
 
     let data_dir = directory("backup-reconcile");
