@@ -7,6 +7,7 @@
 //! requests in flight -> drain the lanes, into the spool what ClickHouse does not take -> stop the
 //! engine. Each step has a deadline; together they stay within 25 seconds.
 
+mod access;
 mod drain;
 mod generate;
 mod metrics;
@@ -30,10 +31,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use crate::access::Keys;
 use crate::config::Settings;
 use crate::domain::{ClaimSet, Clock, RecentWrites, VersionSource};
 use crate::engine::{self, Engine};
-use crate::http::{self, Acceptance, AppState, BoundedListener, Connections, Rejected};
+use crate::http::{self, Acceptance, AppState, BoundedListener, Connections, Peer, Rejected};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{
     self, ClickHouse, PageViews, PeriodicCheck, ReconcileStats, Reconciler, Sealer, SealerStats,
@@ -46,7 +48,7 @@ pub use reconcile::reconcile;
 pub use schema::migrate;
 use schema::prepare;
 pub use seal::seal;
-use store::{clickhouse, reports, seals, user};
+use store::{clickhouse, min_interval, reports, seals, user};
 
 /// How long ClickHouse may still take for what was sent to it; after that it goes to the spool.
 const LAST_INSERTS: Duration = Duration::from_secs(4);
@@ -84,6 +86,7 @@ struct Serving {
     background: Vec<JoinHandle<()>>,
     sealer: Arc<Sealer>,
     check: Arc<PeriodicCheck>,
+    keys: Option<Arc<Keys>>,
 }
 
 /// A task that is told to stop and then waited for.
@@ -109,10 +112,12 @@ impl<T: Send + 'static> Task<T> {
 /// # Errors
 /// The first step that failed, in words for an operator; everything started before is stopped.
 pub async fn start(settings: &Settings, clock: Clock) -> Result<App> {
+    // First: what is wrong with the keys is known before anything is started.
+    let access = access::access(settings)?;
     let socket = bind(settings.listen_addr)?;
     let spool = open_spool(settings)?;
     let engine = start_engine(settings).await?;
-    match serve(settings, clock, socket, spool, &engine).await {
+    match serve(settings, clock, socket, spool, &engine, access).await {
         Ok(serving) => Ok(App { serving, engine }),
         Err(error) => {
             engine.stop().await;
@@ -127,6 +132,7 @@ async fn serve(
     socket: TcpSocket,
     spool: Arc<Spool>,
     engine: &Engine,
+    access: http::Access,
 ) -> Result<Serving> {
     let clickhouse = clickhouse(settings, engine);
     prepare(&clickhouse, settings).await?;
@@ -181,7 +187,8 @@ async fn serve(
     };
     let connections = Connections::new(settings.max_connections as usize);
     metrics::show(&state, engine.vitals(), &connections);
-    let router = http::router(state);
+    let keys = access.keys.clone();
+    let router = http::router(state, access);
 
     let address = settings.listen_addr;
     let listener = socket
@@ -194,9 +201,12 @@ async fn serve(
         let stopped = async {
             let _ = stop.await;
         };
-        axum::serve(listener, router.into_make_service())
-            .with_graceful_shutdown(stopped)
-            .into_future()
+        axum::serve(
+            listener,
+            router.into_make_service_with_connect_info::<Peer>(),
+        )
+        .with_graceful_shutdown(stopped)
+        .into_future()
     });
     let mut background = vec![
         tokio::spawn(Replay::new(Arc::clone(&delivery)).run()),
@@ -222,6 +232,7 @@ async fn serve(
         sealer,
         check,
         delivery,
+        keys,
     })
 }
 
@@ -244,6 +255,11 @@ impl App {
     /// What the latest light reconciliation said.
     pub fn reconcile_stats(&self) -> ReconcileStats {
         self.serving.check.stats()
+    }
+
+    /// Reads the keys again; where they can't be read, those that are known stay.
+    pub fn reload_keys(&self) {
+        access::reload(self.serving.keys.as_deref());
     }
 
     /// Waits until nobody supervises the engine any more, which only a defect can bring about.
@@ -375,15 +391,4 @@ async fn start_engine(settings: &Settings) -> Result<Engine> {
         cache_dir,
     });
     Ok(engine.await?)
-}
-
-/// Each replicated insert costs Keeper several writes; about ten inserts a second are well within
-/// what it takes.
-fn min_interval(settings: &Settings) -> Duration {
-    let default = match settings.clickhouse_cluster {
-        Some(_) => Duration::from_millis(100),
-        None => Duration::ZERO,
-    };
-    let chosen = settings.ingest_min_interval_ms;
-    chosen.map_or(default, |ms| Duration::from_millis(ms.into()))
 }

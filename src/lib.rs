@@ -16,21 +16,23 @@
 //! Read the modules in the order in which data flows:
 //!
 //! 1. [`config`], [`telemetry`]: settings and logging.
-//! 2. [`http`]: the API, where every answer says where the data is and every error is a problem
+//! 2. [`access`]: who may call, and how often.
+//! 3. [`http`]: the API, where every answer says where the data is and every error is a problem
 //!    document; and a page for people, which asks it.
-//! 3. [`domain`]: pure rules: what a view is, how rival claims about one are settled, and what can be
+//! 4. [`domain`]: pure rules: what a view is, how rival claims about one are settled, and what can be
 //!    asked of the reports.
-//! 4. [`pipeline`]: admission by byte budget, a receipt, group commit into a sink, and the spool on
+//! 5. [`pipeline`]: admission by byte budget, a receipt, group commit into a sink, and the spool on
 //!    disk for what the sink can't take now.
-//! 5. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.
-//! 6. [`engine`]: where ClickHouse comes from when none is configured.
-//! 7. [`app`]: puts them together; the only module that knows everyone. Beside it [`operator`]: the
-//!    commands that look at the spool from outside, [`generate`], a client that makes traffic up, and
-//!    [`probe`], a health check.
+//! 6. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.
+//! 7. [`engine`]: where ClickHouse comes from when none is configured.
+//! 8. [`app`]: puts them together; the only module that knows everyone. Beside it [`operator`]: the
+//!    commands that look at the spool and the keys from outside, [`generate`], a client that makes
+//!    traffic up, and [`probe`], a health check.
 //!
 //! `tests/architecture.rs` enforces who may know whom; `docs/data-model.md` says why the counts are
 //! exact.
 
+pub mod access;
 pub mod app;
 pub mod config;
 pub mod domain;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
-use traffic_api::config::{Cli, Command, LogFormat, Refusal, Settings};
+use traffic_api::config::{Auth, Cli, Command, LogFormat, Refusal, Settings};
 use traffic_api::domain::Clock;
 use traffic_api::{app, engine, operator, probe, telemetry};
 
@@ -47,6 +47,12 @@ fn main() -> ExitCode {
         }
         Command::Drain(task) => run(&cli.settings, app::drain(&cli.settings, &task, say)),
         Command::Probe { ready } => probe::probe(cli.settings.listen_addr, ready),
+        Command::Key(command) => {
+            let note = |text: &str| {
+                let _ = writeln!(std::io::stderr(), "{text}");
+            };
+            operator::keys(&cli.settings.access, command, say, note)
+        }
         Command::Spool(command) => operator::spool(&app::spool_dir(&cli.settings), command, say),
     };
     match outcome {
@@ -84,6 +90,11 @@ fn run<T>(settings: &Settings, command: impl Future<Output = Result<T>>) -> Resu
 async fn serve(settings: &Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
+    // Without a file there is nothing to read again: a terminal that is closed ends the service.
+    let mut reload = match settings.access.api_keys_file {
+        Some(_) => Some(signal(SignalKind::hangup()).context("no signal handler")?),
+        None => None,
+    };
     let app = tokio::select! {
         app = app::start(settings, Clock::system()) => app?,
         _ = terminate.recv() => return Ok(()),
@@ -93,9 +104,18 @@ async fn serve(settings: &Settings) -> Result<()> {
     if settings.log_format == LogFormat::Text {
         say(&what_to_try(&app, settings));
     }
+    let reloads = async {
+        while let Some(hangup) = &mut reload
+            && hangup.recv().await.is_some()
+        {
+            app.reload_keys();
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = reloads => {}
         () = app.engine_lost() => tracing::error!("the engine's supervisor has ended"),
     }
     tracing::info!("stopping; a second signal stops at once");
@@ -137,12 +157,24 @@ fn what_to_try(app: &app::App, settings: &Settings) -> String {
             settings.data_dir.display()
         ),
     };
+    let open = match (settings.access.auth, settings.access.has_keys()) {
+        (Auth::Off, _) => "\nAUTH=off: whoever reaches this address may do everything.\n",
+        (Auth::On, false) => {
+            "\nThere are no keys, so only this machine is served: see traffic-api key new --help.\n"
+        }
+        (Auth::On, true) => "",
+    };
+    let key = if settings.access.has_keys() {
+        " -H \"authorization: Bearer $API_KEY\""
+    } else {
+        ""
+    };
     format!(
         "\ntraffic-api is ready at {at} on {store}. Try:\n\n  \
-         curl -i {at}/api/traffic/1 -H 'content-type: application/json' \\\n    \
+         curl -i {at}/api/traffic/1{key} -H 'content-type: application/json' \\\n    \
          -d '{{\"user_id\": 42, \"created_at\": \"{now}\", \"page_url\": \"/pricing\"}}'\n  \
-         curl {at}/api/traffic/daily/42\n  \
-         open {at}/ in a browser\n"
+         curl {at}/api/traffic/daily/42{key}\n  \
+         open {at}/ in a browser\n{open}"
     )
 }
 

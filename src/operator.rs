@@ -1,7 +1,10 @@
-//! What an operator can do with the spool, beside a running service or without one.
+//! What an operator can do with the spool and with keys, beside a running service or without one.
 //!
-//! Purpose: see what waits for ClickHouse and what was rejected, and send the latter again. Refuses
-//! to know: the service itself; it only works on the spool's directory.
+//! Purpose: see what waits for ClickHouse and what was rejected, and send the latter again; make and
+//! revoke keys. Refuses to know: the service itself; it only works on the spool's directory and on the
+//! key file.
+
+mod keys;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -15,6 +18,8 @@ use crate::config::SpoolCommand;
 use crate::pipeline::Batch;
 use crate::pipeline::spool::{Kind, Name, Rejected, Shelf};
 use crate::repository::readable;
+
+pub use keys::keys;
 
 /// How many waiting batches are listed at a time.
 const LISTED: usize = 1000;

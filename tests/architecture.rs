@@ -8,6 +8,7 @@ use proc_macro2::{TokenStream, TokenTree};
 /// Module, the modules it may import, the crates it must not name.
 const RULES: &[(&str, &[&str], &[&str])] = &[
     ("domain", &[], &["tokio", "axum", "clickhouse", "reqwest"]),
+    ("access", &["domain"], &["tokio", "axum", "clickhouse"]),
     ("pipeline", &["domain"], &["axum", "clickhouse"]),
     (
         "repository",
@@ -19,12 +20,12 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("generate", &["domain"], &["axum", "clickhouse"]),
     (
         "http",
-        &["domain", "pipeline", "repository", "telemetry"],
+        &["access", "domain", "pipeline", "repository", "telemetry"],
         &["clickhouse"],
     ),
     (
         "operator",
-        &["config", "domain", "pipeline", "repository"],
+        &["access", "config", "domain", "pipeline", "repository"],
         &["axum", "clickhouse"],
     ),
     ("probe", &[], &["axum", "clickhouse"]),

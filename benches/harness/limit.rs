@@ -18,7 +18,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use traffic_api::config::LogFormat;
 use traffic_api::domain::{Clock, RecentWrites, VersionSource};
-use traffic_api::http::{self, Acceptance, AppState, BoundedListener, Connections, Rejected};
+use traffic_api::http::{
+    self, Acceptance, Access, AppState, BoundedListener, Connections, Rejected,
+};
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
 use traffic_api::repository::{
     ClickHouse, PATIENCE, PageViews, PeriodicCheck, Plan, Reconciler, Reports, Schema, Sealer,
@@ -172,5 +174,5 @@ fn router(data_dir: &Path) -> axum::Router {
         metrics,
         stopping: Arc::new(AtomicBool::new(false)),
     };
-    http::router(state)
+    http::router(state, Access::everybody())
 }

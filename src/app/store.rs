@@ -75,3 +75,14 @@ fn plan(settings: &Settings) -> Plan {
         ReportPlan::Auto => Plan::Auto,
     }
 }
+
+/// Each replicated insert costs Keeper several writes; about ten inserts a second are well within
+/// what it takes.
+pub(super) fn min_interval(settings: &Settings) -> Duration {
+    let default = match settings.clickhouse_cluster {
+        Some(_) => Duration::from_millis(100),
+        None => Duration::ZERO,
+    };
+    let chosen = settings.ingest_min_interval_ms;
+    chosen.map_or(default, |ms| Duration::from_millis(ms.into()))
+}

@@ -13,6 +13,15 @@ pub enum ReportPlan {
     Claims,
 }
 
+/// Whether callers need a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Auth {
+    /// They do; while there are no keys, only this machine is served.
+    On,
+    /// Everybody who can reach the service may do everything.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

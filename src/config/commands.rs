@@ -37,6 +37,9 @@ pub enum Command {
     /// Look at what waits for ClickHouse, and at what was rejected
     #[command(subcommand)]
     Spool(SpoolCommand),
+    /// Make, list and revoke the keys in API_KEYS_FILE
+    #[command(subcommand)]
+    Key(KeyCommand),
 }
 
 impl Command {
@@ -126,4 +129,44 @@ pub enum SpoolCommand {
         /// The file's name, as listed
         name: String,
     },
+}
+
+/// What an operator can do with keys. A running service takes the change over on SIGHUP.
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// Make a key and print it, this once; without API_KEYS_FILE also the line for API_KEYS
+    New(NewKey),
+    /// List the keys that there are
+    List,
+    /// Take a key out
+    Revoke {
+        /// The key's id, as listed, or all of the key
+        id: String,
+    },
+}
+
+/// What a new key is to be good for.
+#[derive(clap::Args, Clone, Debug)]
+pub struct NewKey {
+    /// Whose it is, for lists and logs
+    #[arg(long, value_name = "NAME")]
+    pub client: String,
+    /// Of write, read and admin, with commas between them; none implies another
+    #[arg(long, value_name = "SCOPES", value_delimiter = ',', required = true)]
+    pub scopes: Vec<String>,
+    /// From when on it is good for nothing, such as 2027-01-31T00:00:00Z; unset: never
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub expires: Option<DateTime<Utc>>,
+    /// Only views of these users, such as 7,100-199; reports on the whole site are then not for it
+    #[arg(long, value_name = "USERS")]
+    pub users: Option<String>,
+    /// Only requests to these paths and below, such as /api/traffic/daily
+    #[arg(long, value_name = "PATHS", value_delimiter = ',')]
+    pub paths: Vec<String>,
+    /// Rows that it may write in a second, instead of RATE_LIMIT_KEY_WRITES
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub writes_per_sec: Option<u32>,
+    /// Reports that it may read in a second, instead of RATE_LIMIT_KEY_READS
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub reads_per_sec: Option<u32>,
 }

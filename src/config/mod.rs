@@ -3,6 +3,7 @@
 //! Purpose: every setting with its default and its range in one place; a wrong one stops the start
 //! with one line that names it. Refuses to know: what the settings are used for.
 
+mod access;
 mod choices;
 mod commands;
 mod generate;
@@ -16,8 +17,9 @@ use std::path::PathBuf;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-pub use choices::{LogFormat, ReportPlan};
-pub use commands::{Command, Drain, Reconcile, ReportFormat, SpoolCommand};
+pub use access::AccessSettings;
+pub use choices::{Auth, LogFormat, ReportPlan};
+pub use commands::{Command, Drain, KeyCommand, NewKey, Reconcile, ReportFormat, SpoolCommand};
 pub use generate::{Coding, Generate};
 pub use refusal::Refusal;
 use values::{address, database, http_url, identifier, log_level};
@@ -232,6 +234,10 @@ pub struct Settings {
     /// Where the embedded ClickHouse's library is kept once fetched; unset: the user's cache
     #[arg(long, env, global = true, value_name = "DIR")]
     pub engine_cache_dir: Option<PathBuf>,
+
+    /// Who may call, and how often
+    #[command(flatten)]
+    pub access: AccessSettings,
 }
 
 impl Cli {
@@ -275,6 +281,11 @@ impl Cli {
         }
         if let Some(Command::Generate(task)) = &self.command {
             task.checked(settings.retention_days)?;
+        }
+        if let None | Some(Command::Serve) = self.command
+            && let Some(line) = settings.access.contradiction(settings.listen_addr)
+        {
+            return Err(Refusal::Wrong(line));
         }
         match &self.command {
             Some(command) if command.is_backwards() => {

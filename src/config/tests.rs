@@ -37,6 +37,10 @@ fn a_wrong_value_is_one_line_that_names_its_setting() {
             "RECONCILE_INTERVAL_SECS",
         ),
         (["--log-format", "xml"], "LOG_FORMAT"),
+        (["--auth", "maybe"], "AUTH"),
+        (["--trusted-proxies", "10.0.0.0/33"], "TRUSTED_PROXIES"),
+        (["--listen-addr", "0.0.0.0:1"], "API_KEYS_FILE"),
+        (["--auth=off", "--api-keys={}"], "AUTH"),
         (["--log-level", "info,=x=y"], "LOG_LEVEL"),
         (["--no-such", "x"], "--no-such"),
     ] {

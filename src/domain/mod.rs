@@ -20,6 +20,7 @@ mod reading;
 mod recent_writes;
 mod reports;
 mod scalar;
+mod user_set;
 mod values;
 mod version;
 
@@ -34,6 +35,7 @@ pub use reports::{
     Cursor, DailyReport, DayViews, DaysQuery, DaysReport, Interval, MAX_INTERVALS, MAX_LIMIT,
     PageTotal, PagesPage, PagesQuery, PagesRequest, Parameters, ReportWindow, SiteQuery, SiteTotal,
 };
+pub use user_set::{NotUsers, UserSet};
 pub use values::{AcceptanceWindow, CreatedAt, MAX_PAGE_URL_BYTES, PageUrl, RequestId, UserId};
 pub use version::{Version, VersionSource};
 

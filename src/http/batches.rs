@@ -13,6 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use utoipa::ToSchema;
 
+use super::access::Caller;
 use super::body::{self, Chunks};
 use super::elements::{Element, Elements};
 use super::intake::Intake;
@@ -101,6 +102,7 @@ impl BatchReceipt {
 /// arrives twice counts once. 200 means that every accepted line is committed in ClickHouse, 202 that
 /// some are fsynced on this instance's disk and will get there.
 #[utoipa::path(post, path = "/api/traffic", tag = "page views",
+    security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
     params(("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
         ("prefer" = Option<String>, Header,
             description = "`respond-async`: answer 202 as soon as the views are on disk")),
@@ -113,6 +115,7 @@ impl BatchReceipt {
         Malformed, WrongBody, Overloaded))]
 pub(super) async fn post(
     State(state): State<Shared>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -124,7 +127,7 @@ pub(super) async fn post(
     let prefers_async = prefers_async(&headers);
     let mut chunks = body::chunks(body, encoding);
     let mut elements = Elements::new(separation, state.max_body_bytes);
-    let mut intake = Intake::new(&state, prefers_async);
+    let mut intake = Intake::new(&state, caller, prefers_async);
     read_all(&mut chunks, &mut elements, &mut intake).await?;
     let receipt = intake.finish().await?;
 
@@ -164,6 +167,7 @@ async fn read_all(
                             intake.send_off_and_take(number, left).await?;
                         }
                     }
+                    intake.pay(elements.number())?;
                     yield_now().await;
                 }
             }

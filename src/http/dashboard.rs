@@ -58,6 +58,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
     img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'self'; \
     require-trusted-types-for 'script'";
 
+/// Where the page and its parts are.
+pub(super) fn paths() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(path, ..)| *path)
+}
+
 /// The page and what it is made of.
 pub(super) fn pages() -> Router {
     let mut router = Router::new();

@@ -151,14 +151,14 @@ impl ViewState {
 }
 
 /// Is the process alive?
-#[utoipa::path(get, path = "/health", tag = "health",
+#[utoipa::path(get, path = "/health", tag = "health", security(()),
     responses((status = OK, description = "Alive", body = Liveness)))]
 pub(super) async fn live() -> Json<Liveness> {
     Json(Liveness { status: "ok" })
 }
 
 /// Can the service do its work?
-#[utoipa::path(get, path = "/health/ready", tag = "health",
+#[utoipa::path(get, path = "/health/ready", tag = "health", security(()),
     responses((status = OK, description = "Views can be taken in; reports too unless `degraded`",
             body = Readiness),
         (status = SERVICE_UNAVAILABLE, description = "Views can neither be stored nor spooled",

@@ -7,6 +7,7 @@
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::access::Caller;
 use super::batches::{BatchReceipt, malformed};
 use super::elements::Element;
 use super::problem::{BadField, Problem};
@@ -21,6 +22,9 @@ use crate::pipeline::{self, Ack, Block};
 /// The state of one batch.
 pub(super) struct Intake<'a> {
     state: &'a AppState,
+    caller: Caller,
+    /// Lines that the caller's limit has been charged for.
+    paid: u64,
     to_spool: bool,
     window: AcceptanceWindow,
     gathering: Option<Gathering>,
@@ -50,9 +54,12 @@ pub(super) struct Left {
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(state: &'a AppState, to_spool: bool) -> Self {
+    pub(super) fn new(state: &'a AppState, caller: Caller, to_spool: bool) -> Self {
         Self {
             state,
+            caller,
+            // At the door.
+            paid: 1,
             to_spool,
             window: state.window(),
             gathering: None,
@@ -60,6 +67,19 @@ impl<'a> Intake<'a> {
             receipt: BatchReceipt::default(),
             is_broken: false,
         }
+    }
+
+    /// Charges the caller for all lines up to `number` that are not paid for yet.
+    ///
+    /// # Errors
+    /// When the limit is used up. What was sent off before is on its way all the same.
+    pub(super) fn pay(&mut self, number: u64) -> Result<(), Problem> {
+        let rows = number.saturating_sub(self.paid);
+        if rows > 0 {
+            self.caller.charge_rows(rows)?;
+            self.paid = number;
+        }
+        Ok(())
     }
 
     /// When the oldest view that is not yet sent off arrived.
@@ -108,6 +128,16 @@ impl<'a> Intake<'a> {
                 return Ok(None);
             }
         };
+        if !self.caller.may_deal_with(view.user_id) {
+            self.receipt.reject(number, || {
+                vec![BadField {
+                    field: "user_id".to_owned(),
+                    code: "forbidden",
+                    detail: "the key is not for this user".to_owned(),
+                }]
+            });
+            return Ok(None);
+        }
         let content = (view.request_id, self.state.recent.fingerprint(&view));
         let claims = ClaimSet::One(Claim::first(view));
         let Some(gathering) = &mut self.gathering else {

@@ -10,6 +10,7 @@
 //! Refuses to know: SQL, ClickHouse's client, the engine, configuration sources.
 
 mod accept;
+mod access;
 mod answer;
 mod batches;
 mod body;
@@ -37,15 +38,18 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Response, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use listener::{BoundedListener, Connections};
+pub use access::Access;
+use access::{API_KEY, Guard, guard};
+pub use listener::{BoundedListener, Connections, Peer};
 pub use openapi::document;
 pub use problem::{Kind, Problem};
 pub use rejected::Rejected;
@@ -56,17 +60,19 @@ pub use state::{Acceptance, AppState};
 /// How long a body may pause before it counts as broken off.
 const BODY_PAUSE: Duration = Duration::from_secs(20);
 
-/// All routes, over `state`.
-pub fn router(state: AppState) -> Router {
+/// All routes, over `state`, for those whom `access` lets in.
+pub fn router(state: AppState, access: Access) -> Router {
     let max_body_bytes = state.max_body_bytes;
     let (router, mut document) = api().split_for_parts();
     openapi::complete(&mut document);
     let others = ["/", "/openapi.json", "/problems"].map(str::to_owned);
     let routes = document.paths.paths.keys().cloned().chain(others);
     let requests = Requests::new(routes, &state.metrics, state.rejected.clone());
+    let docs = dashboard::paths().chain(openapi::PATHS.iter().copied());
+    let guards = Guard::new(access, &document, docs, state.clock.clone());
     // Rendered once: a router is copied for every connection.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
-    router
+    let router = router
         .with_state(Arc::new(state))
         .route(
             "/openapi.json",
@@ -76,11 +82,22 @@ pub fn router(state: AppState) -> Router {
         .merge(openapi::browser().layer(map_response(as_problem)))
         .merge(dashboard::pages())
         .fallback(|| async { Problem::new(Kind::NoSuchRoute) })
-        .method_not_allowed_fallback(|| async { Problem::new(Kind::MethodNotAllowed) })
+        .method_not_allowed_fallback(|| async { Problem::new(Kind::MethodNotAllowed) });
+    let router = if guards.is_needed() {
+        router.layer(from_fn_with_state(guards, guard))
+    } else {
+        router
+    };
+    router
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(Observe(requests))
+        // Nothing that writes headers down writes these.
+        .layer(SetSensitiveRequestHeadersLayer::new([
+            header::AUTHORIZATION,
+            API_KEY,
+        ]))
 }
 
 /// The documented routes.

@@ -2,10 +2,27 @@
 
 use axum::Router;
 use utoipa::IntoResponses;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{ComponentsBuilder, Header, InfoBuilder, OpenApi, OpenApiBuilder, RefOr};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
+use super::access::{API_KEY, SCHEME, needs_key};
 use super::problem::{BadField, Problem};
+
+/// The same keys in another header.
+const OTHER_SCHEME: &str = "api_key";
+
+/// Where the documents and the browser for them are.
+pub(super) const PATHS: &[&str] = &[
+    "/openapi.json",
+    "/problems",
+    "/docs",
+    "/docs/",
+    "/docs/{*rest}",
+];
 
 /// What the routes are added to.
 pub(super) fn base() -> OpenApi {
@@ -16,7 +33,9 @@ pub(super) fn base() -> OpenApi {
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(
                     "Takes in page views and answers exact per-user daily reports. \
-                     Every error is a problem document (RFC 9457).",
+                     Every error is a problem document (RFC 9457). Where the service has keys, an \
+                     operation needs one with the scope that it names; answers then say how the \
+                     caller stands with its limits (`RateLimit`, `RateLimit-Policy`).",
                 ))
                 .build(),
         )
@@ -24,6 +43,22 @@ pub(super) fn base() -> OpenApi {
             ComponentsBuilder::new()
                 .schema_from::<Problem>()
                 .schema_from::<BadField>()
+                .security_scheme(
+                    SCHEME,
+                    SecurityScheme::Http(
+                        HttpBuilder::new()
+                            .scheme(HttpAuthScheme::Bearer)
+                            .description(Some("A key as `traffic-api key new` prints it"))
+                            .build(),
+                    ),
+                )
+                .security_scheme(
+                    OTHER_SCHEME,
+                    SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+                        API_KEY.as_str(),
+                        "The same key",
+                    ))),
+                )
                 .build(),
         ))
         .build()
@@ -36,8 +71,43 @@ pub fn document() -> OpenApi {
     document
 }
 
-/// Adds to every report what all of them answer with.
+/// Adds what all reports answer with, and all operations that need a key.
 pub(super) fn complete(document: &mut OpenApi) {
+    complete_reports(document);
+    let operations = document.paths.paths.values_mut().flat_map(operations);
+    for operation in operations.filter(|operation| needs_key(operation)) {
+        let security = operation.security.get_or_insert_default();
+        let scopes = security.iter().filter_map(scope_of);
+        let scopes: Vec<String> = scopes.collect();
+        security.push(SecurityRequirement::new(OTHER_SCHEME, scopes));
+        for (status, response) in Guarded::responses() {
+            operation
+                .responses
+                .responses
+                .entry(status)
+                .or_insert(response);
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let PathItem {
+        get,
+        put,
+        post,
+        patch,
+        delete,
+        ..
+    } = item;
+    [get, put, post, patch, delete].into_iter().flatten()
+}
+
+fn scope_of(requirement: &SecurityRequirement) -> Option<String> {
+    let value = serde_json::to_value(requirement).ok()?;
+    value[SCHEME][0].as_str().map(str::to_owned)
+}
+
+fn complete_reports(document: &mut OpenApi) {
     let headers = [
         ("etag", "Of the body; strong"),
         (
@@ -136,9 +206,25 @@ pub(super) enum WrongBody {
 
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents responses")]
+enum Guarded {
+    #[response(status = UNAUTHORIZED, content_type = "application/problem+json",
+        description = "No key, or none that the service knows",
+        headers(("www-authenticate" = String, description = "`Bearer`")))]
+    Unauthenticated(Problem),
+    #[response(status = FORBIDDEN, content_type = "application/problem+json",
+        description = "The key has not got the scope, or is restricted to something else")]
+    Forbidden(Problem),
+    #[response(status = TOO_MANY_REQUESTS, content_type = "application/problem+json",
+        description = "A limit of the key or of the address is used up",
+        headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
+    RateLimited(Problem),
+}
+
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents responses")]
 pub(super) enum Overloaded {
     #[response(status = TOO_MANY_REQUESTS, content_type = "application/problem+json",
-        description = "The ingest buffer is full; nothing was kept",
+        description = "A limit is used up, or the ingest buffer is full",
         headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
     Full(Problem),
     #[response(status = SERVICE_UNAVAILABLE, content_type = "application/problem+json",

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access::Caller;
 use super::extract::{JsonBytes, PathId};
 use super::openapi::{Conflict, Malformed, NotFound, Overloaded, Unprocessable, WrongBody};
 use super::problem::{Kind, Problem};
@@ -125,6 +126,7 @@ pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
 /// can't be reached, or because you asked for it with `Prefer: respond-async`. A retry that arrives
 /// after the view was updated or deleted leaves it so.
 #[utoipa::path(post, path = "/api/traffic/{request_id}", tag = "page views",
+    security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
     params(("request_id" = u64, Path, description = "The view's identity, chosen by the client"),
         ("prefer" = Option<String>, Header,
             description = "`respond-async`: answer 202 as soon as the view is on disk")),
@@ -137,11 +139,13 @@ pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
         Malformed, Conflict, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn post(
     State(state): State<Shared>,
+    caller: Caller,
     PathId(request_id): PathId<RequestId>,
     headers: HeaderMap,
     body: JsonBytes,
 ) -> Result<Response, Problem> {
     let view = read_view(body.bytes(), request_id, &state.window())?;
+    caller.check_user(view.user_id)?;
     let pending = state
         .recent
         .hold(request_id, &view)
@@ -186,42 +190,55 @@ pub(super) async fn post(
 /// Any field may change, the hour and the day too; reports follow at once. Where another update
 /// wins a race with this one, the body is the winner's view.
 #[utoipa::path(put, path = "/api/traffic/{request_id}", tag = "page views",
+    security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
     params(("request_id" = u64, Path, description = "The view's identity")),
     request_body = PageViewBody,
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
         Malformed, NotFound, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn put(
     State(state): State<Shared>,
+    caller: Caller,
     PathId(request_id): PathId<RequestId>,
     body: JsonBytes,
 ) -> Result<Json<PageViewDocument>, Problem> {
     let view = read_view(body.bytes(), request_id, &state.window())?;
-    update(&state, request_id, move |_| view.clone()).await
+    caller.check_user(view.user_id)?;
+    update(&state, &caller, request_id, move |_| view.clone()).await
 }
 
 /// Change some fields of a page view
 ///
 /// As PUT, with the fields that are left out taken from the stored view.
 #[utoipa::path(patch, path = "/api/traffic/{request_id}", tag = "page views",
+    security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
     params(("request_id" = u64, Path, description = "The view's identity")),
     request_body = PageViewPatch,
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
         Malformed, NotFound, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn patch(
     State(state): State<Shared>,
+    caller: Caller,
     PathId(request_id): PathId<RequestId>,
     body: JsonBytes,
 ) -> Result<Json<PageViewDocument>, Problem> {
     let change = read_change(body.bytes(), &state.window())?;
-    update(&state, request_id, move |view| change.apply(view)).await
+    if let Some(user_id) = change.user_id {
+        caller.check_user(user_id)?;
+    }
+    update(&state, &caller, request_id, move |view| change.apply(view)).await
 }
 
 async fn update(
     state: &AppState,
+    caller: &Caller,
     request_id: RequestId,
     change: impl Fn(&PageView) -> PageView + Send + Sync + 'static,
 ) -> Result<Json<PageViewDocument>, Problem> {
-    match state.page_views.update(request_id, change).await? {
+    match state
+        .page_views
+        .update(request_id, caller.users(), change)
+        .await?
+    {
         Update::Stored(claim) => {
             state.recent.updated(&request_id, &claim.view);
             Ok(Json(PageViewDocument::new(&claim, StorageState::Stored)))
@@ -235,15 +252,17 @@ async fn update(
 /// The receipt for a POST: 200 once ClickHouse has the view, 202 while it waits on this instance's
 /// disk.
 #[utoipa::path(get, path = "/api/traffic/{request_id}", tag = "page views",
+    security(("bearer" = ["read"])), extensions(("x-restricted-keys" = json!(true))),
     params(("request_id" = u64, Path, description = "The view's identity")),
     responses((status = OK, description = "The view", body = PageViewDocument),
         (status = ACCEPTED, description = "The view, not yet in ClickHouse", body = PageViewDocument),
         Malformed, NotFound, Overloaded))]
 pub(super) async fn get(
     State(state): State<Shared>,
+    caller: Caller,
     PathId(request_id): PathId<RequestId>,
 ) -> Result<(StatusCode, Json<PageViewDocument>), Problem> {
-    let (status, claim, place) = match state.page_views.get(request_id).await? {
+    let (status, claim, place) = match state.page_views.get(request_id, &caller.users()).await? {
         Lookup::Stored(claim) => (StatusCode::OK, claim, StorageState::Stored),
         Lookup::Spooled(claim) => (StatusCode::ACCEPTED, claim, StorageState::Spooled),
         Lookup::Unknown => return Err(Problem::new(Kind::PageViewNotFound)),
@@ -255,13 +274,15 @@ pub(super) async fn get(
 ///
 /// No report counts it any more; a late retry of its POST does not bring it back.
 #[utoipa::path(delete, path = "/api/traffic/{request_id}", tag = "page views",
+    security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
     params(("request_id" = u64, Path, description = "The view's identity")),
     responses((status = NO_CONTENT, description = "Deleted"), Malformed, NotFound, Overloaded))]
 pub(super) async fn delete(
     State(state): State<Shared>,
+    caller: Caller,
     PathId(request_id): PathId<RequestId>,
 ) -> Result<StatusCode, Problem> {
-    match state.page_views.delete(request_id).await? {
+    match state.page_views.delete(request_id, caller.users()).await? {
         Removal::Removed => Ok(StatusCode::NO_CONTENT),
         Removal::Unknown => Err(Problem::new(Kind::PageViewNotFound)),
     }

@@ -4,7 +4,7 @@
 //! goes to the log, where it happened.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::warn;
@@ -21,6 +21,10 @@ pub enum Kind {
     MalformedId,
     /// The body is not JSON.
     MalformedJson,
+    /// No key, or none that is known.
+    Unauthenticated,
+    /// The key is not good for this.
+    Forbidden,
     /// No live view has this request id.
     PageViewNotFound,
     /// The path leads nowhere.
@@ -45,6 +49,8 @@ pub enum Kind {
     AnswerTooLong,
     /// ClickHouse refuses this very view for good.
     RefusedByStore,
+    /// The caller has used up a limit.
+    RateLimited,
     /// The ingest buffer is full.
     BufferFull,
     /// ClickHouse can't be reached or did not answer in time.
@@ -67,6 +73,8 @@ impl Kind {
     pub const ALL: &[Kind] = &[
         Kind::MalformedId,
         Kind::MalformedJson,
+        Kind::Unauthenticated,
+        Kind::Forbidden,
         Kind::PageViewNotFound,
         Kind::NoSuchRoute,
         Kind::NotAcceptable,
@@ -79,6 +87,7 @@ impl Kind {
         Kind::InvalidParameters,
         Kind::AnswerTooLong,
         Kind::RefusedByStore,
+        Kind::RateLimited,
         Kind::BufferFull,
         Kind::StoreUnavailable,
         Kind::NotYetKnown,
@@ -91,6 +100,8 @@ impl Kind {
         match self {
             Kind::MalformedId => "malformed-id",
             Kind::MalformedJson => "malformed-json",
+            Kind::Unauthenticated => "unauthenticated",
+            Kind::Forbidden => "forbidden",
             Kind::PageViewNotFound => "page-view-not-found",
             Kind::NoSuchRoute => "no-such-route",
             Kind::NotAcceptable => "not-acceptable",
@@ -103,6 +114,7 @@ impl Kind {
             Kind::InvalidParameters => "invalid-parameters",
             Kind::AnswerTooLong => "answer-too-long",
             Kind::RefusedByStore => "refused-by-store",
+            Kind::RateLimited => "rate-limited",
             Kind::BufferFull => "buffer-full",
             Kind::StoreUnavailable => "store-unavailable",
             Kind::NotYetKnown => "not-yet-known",
@@ -115,6 +127,8 @@ impl Kind {
     pub const fn status(self) -> StatusCode {
         match self {
             Kind::MalformedId | Kind::MalformedJson => StatusCode::BAD_REQUEST,
+            Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::PageViewNotFound | Kind::NoSuchRoute => StatusCode::NOT_FOUND,
             Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Kind::CursorExpired => StatusCode::GONE,
@@ -126,7 +140,7 @@ impl Kind {
             | Kind::InvalidParameters
             | Kind::AnswerTooLong
             | Kind::RefusedByStore => StatusCode::UNPROCESSABLE_ENTITY,
-            Kind::BufferFull => StatusCode::TOO_MANY_REQUESTS,
+            Kind::RateLimited | Kind::BufferFull => StatusCode::TOO_MANY_REQUESTS,
             Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -138,6 +152,8 @@ impl Kind {
         match self {
             Kind::MalformedId => "The id in the path is not a valid number",
             Kind::MalformedJson => "The body is not well-formed JSON",
+            Kind::Unauthenticated => "A key is needed that this service knows",
+            Kind::Forbidden => "The key is not good for this",
             Kind::PageViewNotFound => "No page view has this request_id",
             Kind::NoSuchRoute => "There is nothing at this path",
             Kind::NotAcceptable => "The report is not available in any accepted type",
@@ -150,6 +166,7 @@ impl Kind {
             Kind::InvalidParameters => "The parameters are not valid",
             Kind::AnswerTooLong => "The answer is too long to be read in parts; ask for less",
             Kind::RefusedByStore => "The store refuses this page view",
+            Kind::RateLimited => "A limit is used up; try again",
             Kind::BufferFull => "The service is busy; nothing was kept, try again",
             Kind::StoreUnavailable => "The store did not confirm; try again",
             Kind::NotYetKnown => "The page view may still be on its way to the store",
@@ -202,6 +219,8 @@ pub struct Problem {
     /// Every bad field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<BadField>,
+    #[serde(skip)]
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
@@ -214,6 +233,7 @@ impl Problem {
             status: kind.status().as_u16(),
             detail: None,
             errors: Vec::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -231,10 +251,18 @@ impl Problem {
         self.detail = Some(detail.into());
         self
     }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        let own = std::mem::take(&mut self.headers);
         let kind = self.kind;
         let retry_after = kind.retry_after_secs();
         let mut response = (kind.status(), Json(self)).into_response();
@@ -248,6 +276,7 @@ impl IntoResponse for Problem {
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        headers.extend(own);
         response
     }
 }

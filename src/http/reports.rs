@@ -5,6 +5,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access::Caller;
 use super::answer::Wanted;
 use super::extract::{PathId, QueryParameters};
 use super::openapi::{
@@ -25,6 +26,7 @@ use crate::repository::Moment;
 /// current: it contains every view that was acknowledged with 201 before the request, see
 /// `Data-Complete-Through`. `{}` for an unknown user. As CSV: `page_url,views`.
 #[utoipa::path(get, path = "/api/traffic/daily/{user_id}", tag = "reports",
+    security(("bearer" = ["read"])), extensions(("x-restricted-keys" = json!(true))),
     params(("user_id" = u32, Path, description = "The user")),
     responses((status = OK, description = "Views by page URL",
             content((BTreeMap<String, u64> = "application/json",
@@ -33,9 +35,11 @@ use crate::repository::Moment;
         Malformed, NotModified, NotAcceptable, Overloaded))]
 pub(super) async fn daily(
     State(state): State<Shared>,
+    caller: Caller,
     PathId(user_id): PathId<UserId>,
     wanted: Wanted,
 ) -> Result<Response, Problem> {
+    caller.check_user(user_id)?;
     let freshness = state.delivery.freshness();
     let window = ReportWindow::ending_at(state.clock.now());
     let report = state.reports.daily(user_id, window).await?;
@@ -86,6 +90,8 @@ pub(super) struct UserDay {
 /// views with zero. As CSV: `date,views`, or with `by=page` one line for each page,
 /// `date,page_url,views`.
 #[utoipa::path(get, path = "/api/traffic/users/{user_id}/days", tag = "reports",
+    security(("bearer" = ["read"])),
+    extensions(("x-restricted-keys" = json!(true)), ("x-cost" = json!(2))),
     params(("user_id" = u32, Path, description = "The user"),
         ("from" = Option<String>, Query, format = Date, description = "The first day; by default \
             seven days before `to`. It must be wholly within the retention."),
@@ -100,10 +106,12 @@ pub(super) struct UserDay {
         Malformed, NotModified, NotAcceptable, InvalidParameters, Overloaded))]
 pub(super) async fn days(
     State(state): State<Shared>,
+    caller: Caller,
     PathId(user_id): PathId<UserId>,
     QueryParameters(parameters): QueryParameters,
     wanted: Wanted,
 ) -> Result<Response, Problem> {
+    caller.check_user(user_id)?;
     let query = DaysQuery::read(&parameters, &state.window()).map_err(Problem::parameters)?;
     let freshness = state.delivery.freshness();
     let report = state.reports.days(user_id, &query).await?;
@@ -181,6 +189,7 @@ pub(super) struct SitePage {
 /// stands for the whole question: leave `from`, `to`, `interval` and `prefix` out, or as they were.
 /// As CSV: `start,page_url,views,users`.
 #[utoipa::path(get, path = "/api/traffic/pages", tag = "reports",
+    security(("bearer" = ["read"])), extensions(("x-cost" = json!(10))),
     params(("from" = Option<String>, Query, example = "2026-01-31", description = "A date, which is \
             its midnight in UTC, or an RFC 3339 time: the first second that counts; by default 24 \
             hours before `to`. It must be within the retention."),
@@ -286,6 +295,7 @@ pub(super) struct SiteInterval {
 /// interval of the range is listed, those without views with zeros; at most 2,400 of them.
 /// As CSV: `start,views,users`.
 #[utoipa::path(get, path = "/api/traffic/site", tag = "reports",
+    security(("bearer" = ["read"])), extensions(("x-cost" = json!(10))),
     params(("from" = Option<String>, Query, example = "2026-01-31", description = "A date, which is \
             its midnight in UTC, or an RFC 3339 time: the first second that counts; by default 24 \
             hours before `to`. It must be within the retention."),

@@ -17,7 +17,7 @@ use tracing::warn;
 use super::{ClickHouse, Error, READ_DEADLINE, Unfinished, deadline, rows, settlement};
 use crate::domain::{
     AcceptanceWindow, Claim, ClaimSet, Clock, CreatedAt, PageUrl, PageView, RequestId, UserId,
-    Version, VersionSource, erase, highest_version, live, settle, supersede,
+    UserSet, Version, VersionSource, erase, highest_version, live, settle, supersede,
 };
 use crate::pipeline::spool::{Held, Name};
 use crate::pipeline::{self, Spool, Writer};
@@ -115,17 +115,19 @@ impl PageViews {
         (page_views, rest)
     }
 
-    /// The view with this id, wherever it is.
+    /// The view with this id, wherever it is, if it is of one of `whose`. Of all others nothing is told,
+    /// not even that they exist.
     ///
     /// # Errors
     /// When ClickHouse can't answer and the spool has not got it; [`Error::Waiting`] when neither
     /// has it but the spool holds more than it can look up.
-    pub async fn get(&self, request_id: RequestId) -> Result<Lookup, Error> {
+    pub async fn get(&self, request_id: RequestId, whose: &UserSet) -> Result<Lookup, Error> {
         // The spool before ClickHouse: what moves from the one to the other in between is seen.
         let held = self.spool.holds(request_id.get());
         let claims = self.claims(request_id).await;
         if let Ok(claims) = &claims
             && let Some(winner) = settle(claims).winner
+            && whose.contains(winner.view.user_id)
         {
             return Ok(Lookup::Stored(winner));
         }
@@ -141,10 +143,12 @@ impl PageViews {
                 {
                     Ok(Lookup::Unknown)
                 }
+                Some(waiting) if !whose.contains(waiting.view.user_id) => Ok(Lookup::Unknown),
                 Some(waiting) => Ok(Lookup::Spooled(waiting)),
                 // Replayed just now.
                 None => {
                     let winner = settle(&self.claims(request_id).await?).winner;
+                    let winner = winner.filter(|claim| whose.contains(claim.view.user_id));
                     Ok(winner.map_or(Lookup::Unknown, Lookup::Stored))
                 }
             },
@@ -159,7 +163,8 @@ impl PageViews {
         claims.find(|claim| claim.view.request_id == request_id)
     }
 
-    /// Makes the view what `change` makes of it. Goes on when the caller does not wait for the end:
+    /// Makes the view what `change` makes of it, if it is of one of `whose`; others are as unknown.
+    /// Goes on when the caller does not wait for the end:
     /// an update that stops between its steps would leave rivals.
     ///
     /// # Errors
@@ -168,24 +173,30 @@ impl PageViews {
     pub async fn update(
         self: &Arc<Self>,
         request_id: RequestId,
+        whose: UserSet,
         change: impl Fn(&PageView) -> PageView + Send + Sync + 'static,
     ) -> Result<Update, Error> {
         let own = Arc::clone(self);
-        to_the_end(async move { own.update_steps(request_id, change).await }).await
+        to_the_end(async move { own.update_steps(request_id, &whose, change).await }).await
     }
 
-    /// Removes the view. Goes on when the caller does not wait for the end.
+    /// Removes the view, if it is of one of `whose`; others are as unknown. Goes on when the caller does not wait for the end.
     ///
     /// # Errors
     /// As for [`PageViews::update`].
-    pub async fn delete(self: &Arc<Self>, request_id: RequestId) -> Result<Removal, Error> {
+    pub async fn delete(
+        self: &Arc<Self>,
+        request_id: RequestId,
+        whose: UserSet,
+    ) -> Result<Removal, Error> {
         let own = Arc::clone(self);
-        to_the_end(async move { own.delete_steps(request_id).await }).await
+        to_the_end(async move { own.delete_steps(request_id, &whose).await }).await
     }
 
     async fn update_steps(
         &self,
         request_id: RequestId,
+        whose: &UserSet,
         change: impl Fn(&PageView) -> PageView,
     ) -> Result<Update, Error> {
         // The spool before ClickHouse: what moves from the one to the other in between is seen.
@@ -197,6 +208,9 @@ impl PageViews {
             self.write(settled.tombstones).await?;
             return absent(&held, Update::Unknown);
         };
+        if !whose.contains(current.view.user_id) {
+            return absent(&held, Update::Unknown);
+        }
         let view = change(&current.view);
         if view == current.view && rivals.len() == 1 {
             return Ok(Update::Stored(current));
@@ -212,8 +226,11 @@ impl PageViews {
             self.settle(request_id).await
         };
         match written.await {
-            // A delete that came in between leaves no winner: the view is gone.
-            Ok(winner) => Ok(winner.map_or(Update::Unknown, Update::Stored)),
+            // A delete that came in between leaves no winner: the view is gone. So it is for this caller
+            // where a rival has given it to a user of others.
+            Ok(winner) => Ok(winner
+                .filter(|claim| whose.contains(claim.view.user_id))
+                .map_or(Update::Unknown, Update::Stored)),
             Err(error) => Err(self.unfinished(request_id, error)),
         }
     }
@@ -245,11 +262,12 @@ impl PageViews {
         error
     }
 
-    async fn delete_steps(&self, request_id: RequestId) -> Result<Removal, Error> {
+    async fn delete_steps(&self, request_id: RequestId, whose: &UserSet) -> Result<Removal, Error> {
         let held = self.spool.holds(request_id.get());
         let before = self.claims(request_id).await?;
         let doomed = live(&before);
-        if doomed.is_empty() {
+        let is_of_others = |claim: &Claim| !whose.contains(claim.view.user_id);
+        if doomed.is_empty() || doomed.iter().any(is_of_others) {
             return absent(&held, Removal::Unknown);
         }
         let version = self

@@ -10,7 +10,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use traffic_api::access::Scope;
 
+use crate::auth::{self, made};
 use crate::support::browser::{Browser, ENTER, TAB};
 use crate::support::{TestApp, rfc3339};
 
@@ -720,4 +722,71 @@ async fn everybody_can_read_it_by_day_and_by_night() {
         }
     }
     lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_asked_for_where_one_is_needed_and_stays_in_the_tab() {
+    let Some(browser) = Browser::start("dashboard-key").await else {
+        println!("SKIPPED: no Chromium; install the packages chromium and chromium-driver");
+        return;
+    };
+    let reader = made(&[Scope::Read], |_| {});
+    let writer = made(&[Scope::Write], |_| {});
+    let app = auth::start(&[&reader, &writer], &[]).await;
+    let body = json!({"user_id": USER, "created_at": rfc3339(now()), "page_url": "/pricing"});
+    let request = app.request(Method::POST, "/api/traffic/1").json(&body);
+    let posted = request.bearer_auth(&writer.secret).send().await.unwrap();
+    assert_eq!(posted.status(), StatusCode::CREATED);
+
+    let settled = "document.querySelectorAll('[aria-busy=false]').length === 3";
+    let text = async |selector: &str| {
+        browser.until(settled).await;
+        let script = format!("return document.querySelector('{selector}').innerText");
+        browser.script(&script).await.as_str().unwrap().to_owned()
+    };
+    let shown = "return document.getElementById('key-form').checkVisibility()";
+    browser.open(&app.url("/")).await;
+    assert!(text("#site .problem").await.contains("A key is needed"));
+    assert_eq!(browser.script(shown).await, true);
+
+    let enter = async |secret: &str| {
+        browser.fill("#key", secret).await;
+        browser.press(ENTER).await;
+        browser
+            .until("document.getElementById('key').value === ''")
+            .await;
+    };
+    enter(&writer.secret).await;
+    browser
+        .until("document.querySelector('#site .problem').innerText.includes('scope read')")
+        .await;
+    enter(&reader.secret).await;
+    let views = "document.getElementById('site-views').dataset.value === '1'";
+    browser.until(views).await;
+    assert_eq!(text("#site .problem").await, "");
+
+    // It is in no address, it survives a reload, and it can be forgotten.
+    browser.open(&app.url(&format!("/?user={USER}"))).await;
+    browser.until(views).await;
+    assert_eq!(text("#user-views").await, "1");
+    assert!(!browser.url().await.contains(&reader.secret));
+    let kept = "return Object.keys(localStorage).length + document.cookie.length";
+    assert_eq!(browser.script(kept).await, 0);
+    browser.click("#key-forget").await;
+    browser
+        .until("document.querySelector('#site .problem').innerText.includes('A key is needed')")
+        .await;
+    assert_eq!(browser.script("return sessionStorage.length").await, 0);
+
+    // The browser notes the answers of 4xx, and no violation of the policy.
+    let console = browser.console().await;
+    let noted = |line: &String| line.contains("Failed to load resource");
+    assert!(console.iter().all(noted), "{console:?}");
+    assert!(
+        !console
+            .iter()
+            .any(|line| line.contains(&reader.secret[16..40]))
+    );
+    drop(browser);
+    app.stop().await;
 }

@@ -4,6 +4,7 @@
 //! tests run in parallel. Tests of the program itself (starts, stops, kills) spawn the real binary.
 
 mod backup;
+mod auth;
 mod batches;
 mod chaos;
 mod cli;
@@ -24,6 +25,7 @@ mod nginx;
 mod obvious_schemas;
 mod outage;
 mod problems;
+mod rate_limits;
 mod reconcile;
 mod reports;
 mod sealing;

@@ -2,12 +2,30 @@
 
 /** What came instead of a report: a problem document (RFC 9457), or no answer at all. */
 export class Problem extends Error {
-  constructor(title, detail = "", errors = []) {
+  constructor(title, detail = "", errors = [], status = 0) {
     super(title);
     this.title = title;
     this.detail = detail;
     this.errors = errors;
+    this.status = status;
   }
+}
+
+const KEY = "traffic-api-key";
+
+/** The key that goes with every question; it stays in this tab and is gone when the tab is closed. */
+export function key() {
+  return sessionStorage.getItem(KEY) ?? "";
+}
+
+export function setKey(text) {
+  if (text === "") sessionStorage.removeItem(KEY);
+  else sessionStorage.setItem(KEY, text);
+}
+
+function headers() {
+  const text = key();
+  return text === "" ? { accept: "application/json" } : { accept: "application/json", authorization: `Bearer ${text}` };
 }
 
 /**
@@ -21,7 +39,7 @@ export async function read(path, parameters, signal) {
   }
   let response;
   try {
-    response = await fetch(url, { signal, headers: { accept: "application/json" } });
+    response = await fetch(url, { signal, headers: headers() });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem("The service can't be reached", "Is it running, and are you online?");
@@ -35,7 +53,7 @@ export async function read(path, parameters, signal) {
   }
   if (!response.ok) {
     const errors = Array.isArray(body?.errors) ? body.errors : [];
-    throw new Problem(body?.title ?? `The service answered with status ${response.status}`, body?.detail, errors);
+    throw new Problem(body?.title ?? `The service answered with status ${response.status}`, body?.detail, errors, response.status);
   }
   const freshness = {
     completeThrough: response.headers.get("data-complete-through"),

@@ -1,6 +1,6 @@
 // The dashboard: reads the state from the URL, the reports from the API, and shows them.
 
-import { read } from "./api.js";
+import { key, read, setKey } from "./api.js";
 import { BarChart } from "./chart.js";
 import { daysOf, isDate, lengthOf, rangeOf, readState, writeState } from "./range.js";
 import {
@@ -73,6 +73,7 @@ class Panel {
       console.error(problem);
       problem = { title: "This page failed", detail: String(problem), errors: [] };
     }
+    if (problem.status === 401) askForKey();
     const isOldCursor = this.root.id === "pages" && state.after !== "";
     showProblem(this.part("problem"), problem, isOldCursor
       ? { label: "Start from the top", run: () => go({ after: "" }) }
@@ -293,6 +294,29 @@ function onSubmit(form, change) {
     event.preventDefault();
     go(change());
   });
+}
+
+/** Shown when the service wants a key, and as long as there is one. */
+function askForKey() {
+  at("key-form").hidden = false;
+}
+
+at("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  // What no header can carry is no key.
+  setKey(at("key").value.replace(/[^\x21-\x7e]/g, ""));
+  at("key").value = "";
+  at("key-forget").hidden = key() === "";
+  render(true);
+});
+at("key-forget").addEventListener("click", () => {
+  setKey("");
+  at("key-forget").hidden = true;
+  render(true);
+});
+if (key() !== "") {
+  askForKey();
+  at("key-forget").hidden = false;
 }
 
 for (const button of document.querySelectorAll("[data-range]")) {
