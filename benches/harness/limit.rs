@@ -16,10 +16,11 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use traffic_api::access::{self, Keys, LimitSettings};
 use traffic_api::config::LogFormat;
 use traffic_api::domain::{Clock, RecentWrites, VersionSource};
 use traffic_api::http::{
-    self, Acceptance, Access, AppState, BoundedListener, Connections, Rejected,
+    self, Acceptance, Access, AppState, BoundedListener, Connections, Peer, Rejected,
 };
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
 use traffic_api::repository::{
@@ -33,11 +34,14 @@ use super::support::service::Service;
 /// Says which limit the process is, if any.
 const ROLE: &str = "TRAFFIC_API_BENCH_ROLE";
 const DATA_DIR: &str = "DATA_DIR";
+const KEYS: &str = "API_KEYS";
 
 /// A server that stores nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     Service,
+    /// The same for those who have a key, within limits.
+    Guarded,
     Bare,
 }
 
@@ -45,17 +49,24 @@ impl Limit {
     const fn name(self) -> &'static str {
         match self {
             Limit::Service => "service",
+            Limit::Guarded => "guarded",
             Limit::Bare => "bare",
         }
     }
 
     /// Starts it with its empty spool in `data_dir`.
     pub fn start(self, data_dir: &Path) -> Service {
+        self.start_with(data_dir, "")
+    }
+
+    /// The same with these keys.
+    pub fn start_with(self, data_dir: &Path, keys: &str) -> Service {
         std::fs::create_dir_all(data_dir).expect("a directory");
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command
             .env(ROLE, self.name())
             .env(DATA_DIR, data_dir)
+            .env(KEYS, keys)
             // Ends with this process, whatever ends it.
             .stdin(Stdio::piped());
         Service::spawn(command)
@@ -86,14 +97,37 @@ pub fn serve_if_asked() {
             axum::Router::new().route(path, axum::routing::post(post))
         } else {
             let directory = std::env::var_os(DATA_DIR).expect("a directory");
-            router(Path::new(&directory))
+            let access = if role == Limit::Guarded.name() {
+                guarded(std::env::var(KEYS).expect("keys"))
+            } else {
+                Access::everybody()
+            };
+            router(Path::new(&directory), access)
         };
         println!("the limit is ready at http://{address} and not meant for a look in a browser");
-        axum::serve(listener, router.into_make_service())
-            .await
-            .expect("serving");
+        let service = router.into_make_service_with_connect_info::<Peer>();
+        axum::serve(listener, service).await.expect("serving");
     });
     std::process::exit(0);
+}
+
+/// Limits that nobody reaches, on everything that can be limited.
+fn guarded(keys: String) -> Access {
+    let (keys, _) = Keys::open(None, keys).expect("keys");
+    let much = Some(10_000_000);
+    let limits = LimitSettings {
+        key_writes_per_sec: much,
+        key_reads_per_sec: much,
+        address_writes_per_sec: much,
+        address_reads_per_sec: much,
+        burst_secs: 10,
+        failures_per_minute: Some(60),
+    };
+    Access {
+        keys: Some(Arc::new(keys)),
+        limits: Arc::new(access::Limits::new(limits)),
+        ..Access::everybody()
+    }
 }
 
 /// Confirms everything, keeps nothing.
@@ -114,7 +148,7 @@ impl Sink for Nothing {
 }
 
 /// The service's routes over [`Nothing`]. Whatever a POST does not use leads nowhere.
-fn router(data_dir: &Path) -> axum::Router {
+fn router(data_dir: &Path, access: Access) -> axum::Router {
     let schema = Schema {
         database: "nowhere".to_owned(),
         cluster: None,
@@ -174,5 +208,5 @@ fn router(data_dir: &Path) -> axum::Router {
         metrics,
         stopping: Arc::new(AtomicBool::new(false)),
     };
-    http::router(state, Access::everybody())
+    http::router(state, access)
 }

@@ -129,6 +129,7 @@ impl<'a> Intake<'a> {
             }
         };
         if !self.caller.may_deal_with(view.user_id) {
+            self.state.rejected.add(Reason::Forbidden);
             self.receipt.reject(number, || {
                 vec![BadField {
                     field: "user_id".to_owned(),

@@ -11,6 +11,7 @@ use crate::telemetry::metrics::CONTENT_TYPE;
 ///
 /// Prometheus' text format; `docs/metrics.md` explains every metric.
 #[utoipa::path(get, path = "/metrics", tag = "health",
+    security(("bearer" = ["read"])),
     responses((status = OK, description = "All metrics",
         content((String = "text/plain",
             example = "traffic_rows_total{outcome=\"stored\"} 42\n")))))]

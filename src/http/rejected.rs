@@ -25,6 +25,10 @@ pub(super) enum Reason {
     Unavailable,
     /// The service is stopping.
     Stopping,
+    /// Who sent it has no key, or none that is good for it.
+    Forbidden,
+    /// Who sent it has used up a limit.
+    RateLimited,
 }
 
 impl Reason {
@@ -37,6 +41,8 @@ impl Reason {
         (Reason::Quarantined, "quarantined"),
         (Reason::Unavailable, "unavailable"),
         (Reason::Stopping, "stopping"),
+        (Reason::Forbidden, "forbidden"),
+        (Reason::RateLimited, "rate_limited"),
     ];
 }
 
@@ -80,6 +86,8 @@ impl Rejected {
             Kind::RefusedByStore => Reason::Quarantined,
             Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Internal => Reason::Unavailable,
             Kind::Stopping => Reason::Stopping,
+            Kind::Unauthenticated | Kind::Forbidden => Reason::Forbidden,
+            Kind::RateLimited => Reason::RateLimited,
             Kind::PageViewNotFound
             | Kind::NoSuchRoute
             | Kind::NotAcceptable

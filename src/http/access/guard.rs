@@ -77,7 +77,9 @@ impl Guard {
         for path in docs {
             rules.add(path, rule(access.docs_are_public));
         }
-        rules.add("/metrics", rule(access.metrics_are_public));
+        if access.metrics_are_public {
+            rules.add("/metrics", Rule::Open);
+        }
         Arc::new(Self {
             access,
             rules,
