@@ -95,6 +95,7 @@ async fn send(task: &Generate, url: String, traffic: Traffic, say: impl Fn(&str)
     });
     let load = Load {
         url,
+        api_key: task.api_key.clone(),
         style,
         connections: usize::from(connections),
         rate: task.rate.map(f64::from),

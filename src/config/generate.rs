@@ -7,11 +7,14 @@ use super::refusal::Refusal;
 use super::values::{service_url, share, time};
 
 /// Made-up page views.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone)]
 pub struct Generate {
     /// A running service (http://127.0.0.1:8000); unset: lines of JSON to standard output
     #[arg(long, value_name = "URL", value_parser = service_url)]
     pub to: Option<String>,
+    /// The key for it, with the scope write
+    #[arg(long, env, value_name = "KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
     /// How many views: 1 to 1000000000000
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]

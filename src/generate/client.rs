@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::RngExt;
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER,
+};
 use reqwest::{Body, Method, StatusCode};
 use tokio::time::{Instant, sleep};
 use tokio_util::bytes::Bytes;
@@ -47,14 +49,25 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(url: &str, patience: Duration) -> reqwest::Result<Self> {
+    /// # Errors
+    /// A key that no header can carry.
+    pub(super) fn new(url: &str, key: Option<&str>, patience: Duration) -> Result<Self, String> {
+        let mut headers = HeaderMap::new();
+        if let Some(key) = key {
+            let value = HeaderValue::try_from(format!("Bearer {key}"));
+            let mut value = value.map_err(|_| "API_KEY is not a key".to_owned())?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ANSWER_TIMEOUT)
             .tcp_nodelay(true)
             // The service is to be measured, not a proxy that some variable names.
             .no_proxy()
-            .build()?;
+            .default_headers(headers)
+            .build()
+            .map_err(|error| error.to_string())?;
         Ok(Self {
             http,
             url: url.trim_end_matches('/').to_owned(),

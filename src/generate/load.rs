@@ -48,6 +48,8 @@ pub enum Style {
 pub struct Load {
     /// The service, `http://host:port`.
     pub url: String,
+    /// The key that it is sent with.
+    pub api_key: Option<String>,
     /// How views are posted.
     pub style: Style,
     /// Requests at once.
@@ -92,7 +94,7 @@ impl Load {
         stop: CancellationToken,
         bar: ProgressBar,
     ) -> Result<(), String> {
-        let client = Client::new(&self.url, self.patience).map_err(|error| error.to_string())?;
+        let client = Client::new(&self.url, self.api_key.as_deref(), self.patience)?;
         let connections = self.connections;
         let sender = Arc::new(Sender {
             traffic,
