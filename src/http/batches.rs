@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use utoipa::ToSchema;
 
 use super::access::Caller;
@@ -29,6 +29,9 @@ const TURN_BYTES: usize = 64 << 10;
 /// Views that arrived are sent off after this time, even if the client pauses: meanwhile they take
 /// memory that others need.
 const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// How long the rest of a batch that is broken off may take to arrive.
+const LEFT_UNREAD: Duration = Duration::from_secs(2);
 
 /// One line of a batch.
 #[derive(ToSchema)]
@@ -128,7 +131,11 @@ pub(super) async fn post(
     let mut chunks = body::chunks(body, encoding);
     let mut elements = Elements::new(separation, state.max_body_bytes);
     let mut intake = Intake::new(&state, caller, prefers_async);
-    read_all(&mut chunks, &mut elements, &mut intake).await?;
+    if let Err(problem) = read_all(&mut chunks, &mut elements, &mut intake).await {
+        // Whoever is still sending would find the connection closed, and no answer.
+        let _ = timeout(LEFT_UNREAD, body::discard(&mut chunks)).await;
+        return Err(problem);
+    }
     let receipt = intake.finish().await?;
 
     let status = if receipt.spooled > 0 {

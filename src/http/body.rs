@@ -7,7 +7,7 @@ use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, header};
-use futures_util::{Stream, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::elements::Separation;
@@ -19,6 +19,9 @@ const DECODED_BYTES: usize = 64 << 10;
 /// The window that a decoder of the content coding must support, and may refuse to exceed: 8 MiB
 /// (<https://www.rfc-editor.org/rfc/rfc9659#section-3>).
 const MAX_ZSTD_WINDOW_LOG: u32 = 23;
+
+/// How much of the rest is read of a body that is refused in its middle.
+const DISCARDED_BYTES: usize = 16 << 20;
 
 /// Media types of one JSON value a line; no registered one exists.
 const LINES: &[&str] = &[
@@ -95,6 +98,17 @@ pub(super) fn chunks(body: Body, encoding: Encoding) -> Chunks {
             let mut decoder = ZstdDecoder::with_params(StreamReader::new(encoded), &limits);
             decoder.multiple_members(true);
             Box::pin(ReaderStream::with_capacity(decoder, DECODED_BYTES))
+        }
+    }
+}
+
+/// Reads on without keeping anything, though not for ever.
+pub(super) async fn discard(chunks: &mut Chunks) {
+    let mut left = DISCARDED_BYTES;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        left = left.saturating_sub(chunk.len());
+        if left == 0 {
+            break;
         }
     }
 }
