@@ -3,8 +3,8 @@
 //! One engine process for the whole run, one database and one service on port 0 per test, so the
 //! tests run in parallel. Tests of the program itself (starts, stops, kills) spawn the real binary.
 
-mod backup;
 mod auth;
+mod backup;
 mod batches;
 mod chaos;
 mod cli;
