@@ -211,14 +211,14 @@ async fn live(name: &str, ignore_empty_sql_security: &str) {
     let (code, _, err) = run(server.writer(&data));
     assert_eq!(code, Some(1));
     assert!(err.contains("traffic-api migrate"), "{err}");
-    let mut migrate = server.program("traffic_migrator", "m", &data);
-    migrate.arg("migrate");
-    let (code, out, err) = run(migrate);
-    assert_eq!(code, Some(0), "{out}{err}");
     // Without the switch the writer would try to migrate, and may not.
     let (code, _, err) = run(server.program("traffic_writer", "w", &data));
     assert_eq!(code, Some(1));
     assert!(err.contains("Not enough privileges"), "{err}");
+    let mut migrate = server.program("traffic_migrator", "m", &data);
+    migrate.arg("migrate");
+    let (code, out, err) = run(migrate);
+    assert_eq!(code, Some(0), "{out}{err}");
 
     let mut service = Service::spawn(server.writer(&data));
     let now = Utc::now().timestamp();
