@@ -188,6 +188,8 @@ compose|docker-compose.yml|NODE_ID: "2"|NODE_NUMBER: "2"
 compose|docker-compose.yml|${GRAFANA_ADMIN_PASSWORD:?set it in .env, see .env.example}|${GRAFANA_ADMIN_PASSWORD:-admin}
 compose|docker-compose.yml|./deploy/alertmanager:|./deploy/alert-manager:
 compose|docker-compose.yml|stop_grace_period: 40s|stop_grace_period: 10s
+compose|docker-compose.yml|  AUTH: ${TRAFFIC_AUTH:-off}|  LOG_FORMAT: json
+kubernetes|deploy/k8s/base/statefulset.yaml|name: API_KEYS_FILE|name: LOG_FORMAT
 kubernetes|deploy/k8s/base/statefulset.yaml|podManagementPolicy: Parallel|podManagmentPolicy: Parallel
 kubernetes|deploy/k8s/base/statefulset.yaml|whenScaled: Retain|whenScaled: Delete
 kubernetes|deploy/k8s/base/statefulset.yaml|terminationGracePeriodSeconds: 300|terminationGracePeriodSeconds: 60

@@ -25,9 +25,12 @@ def fault(where, what):
 
 def settings(root):
     """The names of the service's settings, as the program knows them."""
-    source = (root / "src/config/mod.rs").read_text()
-    struct = source.split("pub struct Settings {")[1].split("\n}\n")[0]
-    return {name.upper() for name in re.findall(r"^    pub (\w+):", struct, re.M)}
+    names = set()
+    for file, start in (("mod.rs", "pub struct Settings {"), ("access.rs", "pub struct AccessSettings {")):
+        source = (root / "src/config" / file).read_text()
+        struct = source.split(start)[1].split("\n}\n")[0]
+        names |= {name.upper() for name in re.findall(r"^    pub (\w+):", struct, re.M)}
+    return names
 
 
 def pinned(image):
@@ -75,6 +78,8 @@ def compose(rendered, profile, root):
         if ours:
             for variable in environment.keys() - names:
                 fault(where, f"{variable} is not a setting of the service")
+            if not service.get("command") and not {"AUTH", "API_KEYS_FILE"} & environment.keys():
+                fault(where, "refuses to start: AUTH is not off, and there are no keys")
             if not service.get("read_only") or service.get("cap_drop") != ["ALL"]:
                 fault(where, "may write to its root, or has capabilities")
             if seconds(service["stop_grace_period"]) <= STOP_SECONDS:
@@ -136,6 +141,23 @@ SERVICE_MONITOR = {
                             "path": {"type": "string", "pattern": "^/"},
                             "interval": {"type": "string", "pattern": r"^\d+(ms|s|m)$"},
                             "scrapeTimeout": {"type": "string", "pattern": r"^\d+(ms|s|m)$"},
+                            "authorization": {
+                                "type": "object",
+                                "required": ["credentials"],
+                                "additionalProperties": False,
+                                "properties": {
+                                    "type": {"type": "string"},
+                                    "credentials": {
+                                        "type": "object",
+                                        "required": ["name", "key"],
+                                        "additionalProperties": False,
+                                        "properties": {
+                                            "name": {"type": "string"},
+                                            "key": {"type": "string"},
+                                        },
+                                    },
+                                },
+                            },
                         },
                     },
                 },
@@ -181,6 +203,9 @@ def kubernetes(rendered, overlay, root):
             resources = container["resources"]
             if {"cpu", "memory"} - resources["requests"].keys() or "memory" not in resources["limits"]:
                 fault(where, "resources are missing")
+            given = {variable["name"] for variable in container.get("env", [])}
+            if container.get("args") == ["serve"] and not {"AUTH", "API_KEYS_FILE"} & given:
+                fault(where, "refuses to start: AUTH is not off, and there are no keys")
             for variable in container.get("env", []):
                 if variable["name"] not in names:
                     fault(where, f"{variable['name']} is not a setting of the service")
