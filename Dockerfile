@@ -30,11 +30,13 @@ RUN cargo build --release --locked --bin traffic-api \
     && mkdir -p /out/data \
     && objcopy --strip-debug target/release/traffic-api /out/traffic-api
 
-# What CI does, in the image's own system. npm fetches the engine; the browser is for the dashboard.
+# What CI does, in the image's own system. npm fetches the engine; without the others
+# their tests would be skipped.
 FROM chef AS test
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -qy --no-install-recommends npm chromium chromium-driver fonts-dejavu-core \
+        nginx-light openssl prometheus libzookeeper-java default-jre-headless \
     && rm -rf /var/lib/apt/lists/* \
     && rustup component add rustfmt clippy
 COPY --from=recipe /recipe.json /recipe.json

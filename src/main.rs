@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         }
         Err(Refusal::Wrong(line)) => return refuse(&line, EXIT_USAGE),
     };
+    let is_serving = matches!(cli.command, None | Some(Command::Serve));
+    // Who reads the log by program reads its last line, too.
+    let in_json = is_serving && cli.settings.log_format == LogFormat::Json;
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => run(&cli.settings, serve(&cli.settings)),
         Command::Migrate => run(&cli.settings, migrate(&cli.settings)),
@@ -57,6 +60,10 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if in_json => {
+            tracing::error!("{}", in_one_line(&error));
+            ExitCode::FAILURE
+        }
         Err(error) => refuse(&in_one_line(&error), 1),
     }
 }

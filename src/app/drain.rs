@@ -17,9 +17,12 @@ use super::{spool_dir, start_engine};
 use crate::config::{Drain, Settings};
 use crate::pipeline::spool::{Error, Shelf};
 use crate::pipeline::{Delivery, Replay, Spool};
+use crate::repository::ClickHouse;
 
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often it tries to reach ClickHouse.
+const RETRY: Duration = Duration::from_secs(1);
 /// The views that wait are not looked up by anybody here.
 const NO_INDEX: usize = 0;
 
@@ -65,7 +68,7 @@ async fn replay(
     }
     let engine = start_engine(settings).await?;
     let clickhouse = clickhouse(settings, &engine);
-    let outcome = match prepare(&clickhouse, settings).await {
+    let outcome = match prepared(&clickhouse, settings, until).await {
         Ok(()) => {
             let delivery = Arc::new(Delivery::new(Arc::new(clickhouse.clone()), spool));
             tokio::select! {
@@ -79,6 +82,18 @@ async fn replay(
     drop(clickhouse);
     engine.stop().await;
     outcome
+}
+
+/// Tries for as long as ClickHouse can't be asked: it may be away, which is why something waits.
+async fn prepared(clickhouse: &ClickHouse, settings: &Settings, until: Instant) -> Result<()> {
+    loop {
+        let outcome = prepare(clickhouse, settings).await;
+        let is_away = outcome.is_err() && clickhouse.ping().await.is_err();
+        if !is_away || Instant::now() + RETRY >= until {
+            return outcome;
+        }
+        sleep(RETRY).await;
+    }
 }
 
 async fn watch(directory: &Path, until: Instant, calm: Duration) -> Result<()> {

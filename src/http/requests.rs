@@ -150,8 +150,7 @@ impl Requests {
     }
 
     fn is_single_view(&self, target: Target) -> bool {
-        matches!(METHODS[target.method], "POST" | "PUT" | "PATCH")
-            && self.route(target) == SINGLE_VIEWS
+        METHODS[target.method] == "POST" && self.route(target) == SINGLE_VIEWS
     }
 
     fn route(&self, target: Target) -> &str {

@@ -12,7 +12,7 @@ use crate::access::{Credential, Key, KeyFile, Keyring, Restrictions, check_clien
 use crate::config::{AccessSettings, KeyCommand, NewKey};
 use crate::domain::UserSet;
 
-const TELL: &str = "a running service takes it over on SIGHUP";
+const TELL: &str = "A running service takes it over on SIGHUP.";
 
 /// Runs one command on the keys that `settings` name; `say` prints a line, `note` one that is for people
 /// alone.

@@ -100,7 +100,7 @@ impl InsertMeasures {
         self.bytes.observe(batch.bytes.len() as f64);
         let failure = error.map(Failure::from);
         if let (Some(error), Some(failure)) = (error, &failure) {
-            let (rows, took_ms) = (batch.rows, took.as_millis());
+            let (rows, took_ms) = (batch.rows, milliseconds(took));
             let say = |left_out| {
                 warn!(%error, query_id, rows, took_ms, left_out, "insert failed");
             };
@@ -209,7 +209,7 @@ impl ReportMeasures {
         warn!(
             report = report.name(),
             source = source.name(),
-            took_ms = took.as_millis(),
+            took_ms = milliseconds(took),
             query_id = named.name(),
             statements = named.sent(),
             "slow report"
@@ -225,4 +225,9 @@ impl ReportMeasures {
             Err(_) => self.failures.with_label_values(&[report.name()]).inc(),
         }
     }
+}
+
+/// As a number that a log in JSON holds as one.
+fn milliseconds(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }

@@ -60,6 +60,17 @@ fn a_start_that_cannot_succeed_says_why_in_one_line() {
             assert!(line.contains(word), "{name}: no {word:?} in {line:?}");
         }
     }
+
+    // To a log that programs read, as its last line.
+    let mut command = Service::command(&data);
+    command
+        .env("CLICKHOUSE_URL", &unreachable)
+        .env("LOG_FORMAT", "json");
+    let (code, _, err) = run(command);
+    assert_eq!(code, Some(1), "{err}");
+    let line: serde_json::Value = serde_json::from_str(err.lines().last().unwrap()).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    assert!(line["message"].as_str().unwrap().contains("refused"));
 }
 
 #[test]

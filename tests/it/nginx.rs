@@ -200,6 +200,32 @@ async fn clients_see_the_service_and_problems() {
         reader.read_exact(&mut vec![0; length]).unwrap();
     }
 
+    // What can't be read as HTTP is no fault of the server.
+    let long = format!("GET /{} HTTP/1.1", "a".repeat(40_000));
+    let header = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(40_000));
+    for request in [
+        "GET /%zz HTTP/1.1",
+        "GET /a%00b HTTP/1.1",
+        "GET /../../x HTTP/1.1",
+        "garbage",
+        &long,
+        &header,
+    ] {
+        let mut connection = TcpStream::connect(nginx.address).unwrap();
+        let wait = Some(Duration::from_secs(20));
+        connection.set_read_timeout(wait).unwrap();
+        let _ = connection.write_all(format!("{request}\r\nhost: a\r\n\r\n").as_bytes());
+        let mut answer = String::new();
+        let _ = connection.read_to_string(&mut answer);
+        let shown = &request[..request.len().min(30)];
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{shown}: {answer}");
+        assert!(
+            answer.contains("\r\nContent-Type: application/problem+json\r\n"),
+            "{shown}: {answer}"
+        );
+        assert!(answer.contains("\"status\":400"), "{shown}: {answer}");
+    }
+
     // Nobody there.
     for instance in &mut instances {
         instance.kill();
