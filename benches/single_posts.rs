@@ -2,7 +2,8 @@
 //! the service's own routes over a sink that stores nothing (the limit), one INSERT per request
 //! straight to ClickHouse's HTTP interface, and the smallest axum server.
 //!
-//! `cargo bench --bench single_posts`; `BENCH_CONNECTIONS=64,256` for other numbers of connections.
+//! `cargo bench --bench single_posts`; `BENCH_CONNECTIONS=64,256` for other numbers of connections,
+//! `BENCH_STREAM=events` for events instead of page views.
 
 #[allow(dead_code, unused_imports, reason = "other benchmarks use the rest")]
 mod harness;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use harness::limit::{self, Limit};
 use harness::load::Amount;
-use harness::requests::{closed, inserts, posts};
+use harness::requests::{closed, event_inserts, events, inserts, posts};
 use harness::rounds::{Processes, Rounds, Turn, interleave, ratio, round};
 use harness::stack::Stack;
 use harness::views::Population;
@@ -25,6 +26,7 @@ fn main() {
     limit::serve_if_asked();
     let rounds: usize = setting("BENCH_ROUNDS", 5);
     let time = Duration::from_secs_f64(setting("BENCH_SECS", 1.0));
+    let of_events = setting("BENCH_STREAM", "page_views".to_owned()) == "events";
     let stack = Stack::start(Place::fast());
     let service = stack.service("service", &[]);
     stack.schema("direct");
@@ -36,11 +38,19 @@ fn main() {
         let connections = usize::try_from(connections).expect("a number of connections");
         let amount = Amount::For(time);
         let usual = Population::usual();
-        let post =
-            |address: SocketAddr| posts(closed(address, connections, 201, amount), usual, "");
+        let post = |address: SocketAddr| {
+            let load = closed(address, connections, 201, amount);
+            match of_events {
+                true => events(load),
+                false => posts(load, usual, ""),
+            }
+        };
         let direct = || {
             let load = closed(stack.engine_address(), connections, 200, amount);
-            inserts(load, usual, &stack, "direct")
+            match of_events {
+                true => event_inserts(load, &stack, "direct"),
+                false => inserts(load, usual, &stack, "direct"),
+            }
         };
         let of = |service, engine| Processes { service, engine };
         let stack = &stack;

@@ -10,14 +10,15 @@
 mod access;
 mod drain;
 mod generate;
+mod ingest;
 mod metrics;
 mod reconcile;
 mod schema;
 mod seal;
 mod store;
+mod task;
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,29 +27,33 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpSocket;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::access::Keys;
 use crate::config::Settings;
-use crate::domain::{ClaimSet, Clock, RecentWrites, VersionSource};
+use crate::domain::{ClaimSet, Clock, Event, VersionSource};
 use crate::engine::{self, Engine};
-use crate::http::{self, Acceptance, AppState, BoundedListener, Connections, Peer, Rejected};
+use crate::http::{self, AppState, BoundedListener, Connections, Peer};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{
-    self, ClickHouse, PageViews, PeriodicCheck, ReconcileStats, Reconciler, Sealer, SealerStats,
+    self, ClickHouse, EventReports, PageViews, PeriodicCheck, ReconcileStats, Reconciler,
+    RivalEvents, Sealer, SealerStats,
 };
 use crate::telemetry::metrics::Metrics;
 
 pub use drain::drain;
 pub use generate::generate;
+use ingest::{event_ingest, view_ingest};
 pub use reconcile::reconcile;
 pub use schema::migrate;
 use schema::prepare;
 pub use seal::seal;
-use store::{clickhouse, min_interval, reports, seals, user};
+pub use store::days_kept;
+use store::{clickhouse, event_seals, min_interval, plan, reports, reports_from, seals, user};
+use task::{Task, run_lanes};
 
 /// How long ClickHouse may still take for what was sent to it; after that it goes to the spool.
 const LAST_INSERTS: Duration = Duration::from_secs(4);
@@ -59,8 +64,6 @@ const DRAIN_LANES: Duration = Duration::from_secs(6);
 /// How long the engine may take; its own deadline is shorter.
 const STOP_ENGINE: Duration = Duration::from_secs(6);
 
-/// How many posted ids are remembered to find conflicts: about 20 MB.
-const RECENT_IDS: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
 /// How many spooled ids are remembered to find their views: about 50 MB.
 const SPOOLED_IDS: usize = 1_000_000;
 /// Batches that are read at once: each may take 8 MiB to decode zstd, beside a line and the blocks
@@ -81,30 +84,12 @@ struct Serving {
     stopping: Arc<AtomicBool>,
     delivery: Arc<Delivery<ClickHouse>>,
     http: Task<std::io::Result<()>>,
-    lanes: [Task<()>; 3],
+    lanes: Vec<Task<()>>,
     /// Replay, settlement, the sealer and the check: they may end at any instant.
     background: Vec<JoinHandle<()>>,
     sealer: Arc<Sealer>,
     check: Arc<PeriodicCheck>,
     keys: Option<Arc<Keys>>,
-}
-
-/// A task that is told to stop and then waited for.
-struct Task<T> {
-    stop: oneshot::Sender<()>,
-    handle: JoinHandle<T>,
-}
-
-impl<T: Send + 'static> Task<T> {
-    fn spawn<F: Future<Output = T> + Send + 'static>(
-        run: impl FnOnce(oneshot::Receiver<()>) -> F,
-    ) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        Self {
-            stop,
-            handle: tokio::spawn(run(stopped)),
-        }
-    }
 }
 
 /// Starts the service; `clock` is the system's, but for tests.
@@ -148,6 +133,7 @@ async fn serve(
     let sink = Arc::new(clickhouse.clone());
     let delivery = Arc::new(Delivery::new(sink, Arc::clone(&spool)));
     let (writer, lanes) = pipeline::open::<ClaimSet, _>(&delivery, limits);
+    let (event_writer, event_lanes) = pipeline::open::<Event, _>(&delivery, limits);
 
     let node = settings
         .node_id
@@ -161,27 +147,33 @@ async fn serve(
         clock.clone(),
     );
     let sealer = Sealer::new(seals(settings, &clickhouse));
+    let event_sealer = Sealer::new(event_seals(settings, &clickhouse));
+    let rivals = RivalEvents::new(clickhouse.clone());
     let check = Reconciler::new(clickhouse.clone(), clock.clone(), repository::PATIENCE, 0);
     let check = PeriodicCheck::new(check);
     let stopping = Arc::new(AtomicBool::new(false));
     let metrics = Metrics::default();
+    let read_from = reports_from(settings, &clickhouse);
     let state = AppState {
-        writer,
+        views: view_ingest(settings, writer, clock.clone(), &metrics),
+        events: event_ingest(
+            settings,
+            event_writer,
+            rivals.clone(),
+            clock.clone(),
+            &metrics,
+        )?,
         page_views,
-        reports: reports(settings, &clickhouse),
+        event_reports: EventReports::new(read_from.clone(), plan(settings)),
+        reports: reports(settings, &clickhouse, read_from),
         delivery: Arc::clone(&delivery),
         sealer: Arc::clone(&sealer),
+        event_sealer: Arc::clone(&event_sealer),
         check: Arc::clone(&check),
         clickhouse,
-        recent: RecentWrites::new(RECENT_IDS),
         clock,
-        acceptance: Acceptance {
-            retention_days: settings.retention_days,
-            max_clock_skew_secs: settings.max_clock_skew_secs,
-        },
         max_body_bytes: settings.max_body_bytes as usize,
         batches: Semaphore::new(MAX_BATCHES),
-        rejected: Rejected::new(&metrics),
         metrics,
         stopping: Arc::clone(&stopping),
     };
@@ -214,6 +206,8 @@ async fn serve(
     ];
     if settings.sealer {
         background.push(tokio::spawn(Arc::clone(&sealer).run()));
+        background.push(tokio::spawn(event_sealer.run()));
+        background.push(tokio::spawn(rivals.run()));
     }
     if settings.reconcile_interval_secs > 0 {
         let interval = Duration::from_secs(settings.reconcile_interval_secs.into());
@@ -223,11 +217,10 @@ async fn serve(
         address,
         stopping,
         http,
-        lanes: [
-            Task::spawn(|stop| lanes.to_sink.run(stop)),
-            Task::spawn(|stop| lanes.to_spool.run(stop)),
-            Task::spawn(|stop| lanes.blocks.run(stop)),
-        ],
+        lanes: run_lanes(lanes)
+            .into_iter()
+            .chain(run_lanes(event_lanes))
+            .collect(),
         background,
         sealer,
         check,
@@ -298,10 +291,13 @@ impl App {
             }
         }
 
-        let drained = lanes.map(|lane| {
-            let _ = lane.stop.send(());
-            lane.handle
-        });
+        let drained: Vec<_> = lanes
+            .into_iter()
+            .map(|lane| {
+                let _ = lane.stop.send(());
+                lane.handle
+            })
+            .collect();
         let drained = async {
             for lane in drained {
                 let _ = lane.await;

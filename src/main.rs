@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use traffic_api::config::{Auth, Cli, Command, LogFormat, Refusal, Settings};
 use traffic_api::domain::Clock;
-use traffic_api::{app, engine, operator, probe, telemetry};
+use traffic_api::{app, engine, http, operator, probe, telemetry};
 
 /// What a shell gives for wrong usage.
 const EXIT_USAGE: u8 = 2;
@@ -55,6 +55,10 @@ fn main() -> ExitCode {
                 let _ = writeln!(std::io::stderr(), "{text}");
             };
             operator::keys(&cli.settings.access, command, say, note)
+        }
+        Command::Postman => {
+            say(&http::postman_collection());
+            Ok(())
         }
         Command::Spool(command) => operator::spool(&app::spool_dir(&cli.settings), command, say),
     };
@@ -139,10 +143,10 @@ async fn migrate(settings: &Settings) -> Result<()> {
         say(&format!("applied {name}"));
     }
     for table in &outcome.retention_changed {
-        say(&format!(
-            "{table} now keeps {} days",
-            settings.retention_days
-        ));
+        say(&match app::days_kept(table, settings) {
+            Some(days) => format!("{table} now keeps {days} days"),
+            None => format!("{table} now keeps everything"),
+        });
     }
     for table in &outcome.fsync_changed {
         say(&format!(

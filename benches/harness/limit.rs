@@ -18,14 +18,15 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use traffic_api::access::{self, Keys, LimitSettings};
 use traffic_api::config::LogFormat;
-use traffic_api::domain::{Clock, RecentWrites, VersionSource};
+use traffic_api::domain::{Clock, EventTypes, VersionSource};
 use traffic_api::http::{
-    self, Acceptance, Access, AppState, BoundedListener, Connections, Peer, Rejected,
+    self, Acceptance, Access, AppState, BoundedListener, Connections, EventRules, Ingest, Peer,
+    Rejected,
 };
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
 use traffic_api::repository::{
-    ClickHouse, PATIENCE, PageViews, PeriodicCheck, Plan, Reconciler, Reports, Schema, Sealer,
-    Seals,
+    ClickHouse, EventReports, LEAST_SEAL_DELAY, PATIENCE, PageViews, PeriodicCheck, Plan,
+    Reconciler, Reports, RivalEvents, Schema, Sealer, Seals,
 };
 use traffic_api::telemetry::{self, metrics::Metrics};
 
@@ -153,6 +154,7 @@ fn router(data_dir: &Path, access: Access) -> axum::Router {
         database: "nowhere".to_owned(),
         cluster: None,
         retention_days: 90,
+        event_retention_days: Some(30),
         fsync: false,
     };
     let clickhouse = ClickHouse::new(Arc::new(|| None), schema);
@@ -183,8 +185,36 @@ fn router(data_dir: &Path, access: Access) -> axum::Router {
         clock.clone(),
     );
     let metrics = Metrics::default();
+    let acceptance = Acceptance {
+        retention_days: Some(90),
+        max_clock_skew_secs: 0,
+    };
+    let remembered = std::num::NonZeroUsize::new(200_000).expect("not zero");
+    let rules = EventRules {
+        types: EventTypes::Open,
+        rivals: RivalEvents::new(clickhouse.clone()),
+    };
+    let (events, event_lanes) = pipeline::open(&delivery, limits);
+    for lane in [event_lanes.to_sink, event_lanes.to_spool] {
+        tokio::spawn(async move {
+            let (_running, stop) = tokio::sync::oneshot::channel();
+            lane.run(stop).await;
+        });
+    }
+    let of_views = Rejected::views(&metrics);
+    let of_events = Rejected::events(&metrics);
     let state = AppState {
-        writer,
+        views: Ingest::new(writer, remembered, acceptance, (), clock.clone(), of_views),
+        events: Ingest::new(
+            events,
+            remembered,
+            acceptance,
+            rules,
+            clock.clone(),
+            of_events,
+        ),
+        event_reports: EventReports::new(clickhouse.clone(), Plan::Claims),
+        event_sealer: Sealer::new(Seals::of_events(clickhouse.clone(), LEAST_SEAL_DELAY)),
         page_views,
         reports: Reports::new(clickhouse.clone(), Plan::Claims),
         check: PeriodicCheck::new(Reconciler::new(
@@ -196,15 +226,9 @@ fn router(data_dir: &Path, access: Access) -> axum::Router {
         sealer: Sealer::new(Seals::new(clickhouse.clone(), Duration::from_secs(3600))),
         delivery: Arc::new(Delivery::new(Arc::new(clickhouse.clone()), spool)),
         clickhouse,
-        recent: RecentWrites::new(std::num::NonZeroUsize::new(200_000).expect("not zero")),
         clock,
-        acceptance: Acceptance {
-            retention_days: 90,
-            max_clock_skew_secs: 0,
-        },
         max_body_bytes: 65_536,
         batches: Semaphore::new(1),
-        rejected: Rejected::new(&metrics),
         metrics,
         stopping: Arc::new(AtomicBool::new(false)),
     };

@@ -3,6 +3,10 @@
 use std::io::Write;
 use std::net::SocketAddr;
 
+use traffic_api::domain::Event;
+use traffic_api::generate::{EventShape, Events, line};
+use traffic_api::pipeline::Record;
+
 use super::load::{Load, Outcome};
 use super::stack::Stack;
 use super::views::{COLUMNS, Population, Views};
@@ -26,6 +30,54 @@ pub fn posts(load: Load, population: Population, headers: &str) -> Outcome {
         request.extend_from_slice(&body);
         &[]
     })
+}
+
+/// Single POSTs of events that are all different.
+pub fn events(load: Load) -> Outcome {
+    let mut events = recent_events();
+    load.run(|request| {
+        let body = line(&events.next().expect("without end"));
+        write!(
+            request,
+            "POST /v1/events HTTP/1.1\r\nhost: bench\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("memory");
+        &[]
+    })
+}
+
+/// The same events as one INSERT each, straight to ClickHouse.
+pub fn event_inserts(load: Load, stack: &Stack, database: &str) -> Outcome {
+    let columns = <Event as Record>::COLUMNS.join(", ");
+    let sql = format!("INSERT INTO events ({columns}) FORMAT RowBinary");
+    let head = stack.head(database, &sql, "&async_insert=0");
+    let mut events = recent_events();
+    let mut row = Vec::new();
+    load.run(|request| {
+        row.clear();
+        events.next().expect("without end").encode(&mut row);
+        request.extend_from_slice(head.as_bytes());
+        write!(request, "{}\r\n\r\n", row.len()).expect("memory");
+        request.extend_from_slice(&row);
+        &[]
+    })
+}
+
+/// Events of the last quarter of an hour on 20 sites, without end: they begin anew when the time is up,
+/// on other sites.
+fn recent_events() -> impl Iterator<Item = Event> {
+    let now = u32::try_from(chrono::Utc::now().timestamp()).expect("before 2106");
+    let shape = move |seed| EventShape {
+        seed,
+        sites: 20,
+        visits: 100_000,
+        from: now - 1000,
+        until: now - 100,
+    };
+    let first: u64 = rand::random();
+    (0..).flat_map(move |n| Events::of(shape(first.wrapping_add(n))))
 }
 
 /// The same views as one INSERT each, straight to ClickHouse.

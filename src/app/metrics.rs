@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::domain::ClaimSet;
+use crate::domain::{ClaimSet, Event};
 use crate::engine::Vitals;
 use crate::http::{AppState, Connections};
 use crate::pipeline::{BreakerState, Buffer, Delivery, Writer};
@@ -13,7 +13,8 @@ use crate::telemetry::metrics::{self, Reading};
 /// Everyone whose state is shown.
 struct Observed {
     delivery: Arc<Delivery<ClickHouse>>,
-    writer: Writer<ClaimSet>,
+    views: Writer<ClaimSet>,
+    events: Writer<Event>,
     sealer: Arc<Sealer>,
     check: Arc<PeriodicCheck>,
     engine: Option<Vitals>,
@@ -27,7 +28,8 @@ pub(super) fn show(state: &AppState, engine: Option<Vitals>, connections: &Conne
     state.reports.show(&state.metrics);
     let observed = Observed {
         delivery: Arc::clone(&state.delivery),
-        writer: state.writer.clone(),
+        views: state.views.writer.clone(),
+        events: state.events.writer.clone(),
         sealer: Arc::clone(&state.sealer),
         check: Arc::clone(&state.check),
         engine,
@@ -69,15 +71,16 @@ impl Observed {
         ];
         reading.counters(&metrics::ROWS, outcomes);
         reading.counter(&metrics::QUARANTINED, stats.refused);
-        let (records, blocks) = (self.writer.records(), self.writer.blocks());
-        let both = |of: fn(&Buffer) -> usize| {
-            [
-                ("single", of(&records) as f64),
-                ("batch", of(&blocks) as f64),
-            ]
-        };
-        reading.gauges(&metrics::BUFFER, both(|buffer| buffer.used_bytes));
-        reading.gauges(&metrics::BUFFER_LIMIT, both(|buffer| buffer.limit_bytes));
+        let buffers = [
+            ("single", self.views.records()),
+            ("batch", self.views.blocks()),
+            ("events_single", self.events.records()),
+            ("events_batch", self.events.blocks()),
+        ];
+        let used = |(name, buffer): &(&'static str, Buffer)| (*name, buffer.used_bytes as f64);
+        let limit = |(name, buffer): &(&'static str, Buffer)| (*name, buffer.limit_bytes as f64);
+        reading.gauges(&metrics::BUFFER, buffers.iter().map(used));
+        reading.gauges(&metrics::BUFFER_LIMIT, buffers.iter().map(limit));
         let breaker = self.delivery.breaker();
         let now = breaker.state();
         let states = [

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tracing::{info, warn};
 
 use super::start_engine;
-use super::store::clickhouse;
+use super::store::{clickhouse, days_kept};
 use crate::config::Settings;
 use crate::repository::{self, ClickHouse, Outcome};
 
@@ -42,7 +42,8 @@ async fn bring_up_to_date(clickhouse: &ClickHouse, settings: &Settings) -> Resul
         info!(name, "migration applied");
     }
     for table in &outcome.retention_changed {
-        info!(table, days = settings.retention_days, "retention changed");
+        let days = days_kept(table, settings);
+        info!(table, days, "retention changed");
     }
     for table in &outcome.fsync_changed {
         info!(table, fsync = settings.clickhouse_fsync, "fsync changed");

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 
-use super::store::{clickhouse, seals};
+use super::store::{clickhouse, event_seals, seals};
 use super::{prepare, start_engine};
 use crate::config::Settings;
 use crate::domain::Hour;
-use crate::repository::Seals;
+use crate::repository::{ClickHouse, Seals};
 
 /// Counts every closed hour that touches `from` to `to`, and says what was done.
 ///
@@ -22,7 +22,7 @@ pub async fn seal(
     let engine = start_engine(settings).await?;
     let clickhouse = clickhouse(settings, &engine);
     let outcome = match prepare(&clickhouse, settings).await {
-        Ok(_) => hours(&seals(settings, &clickhouse), from, to, say).await,
+        Ok(_) => both(settings, &clickhouse, from, to, say).await,
         Err(error) => Err(error),
     };
     // With the last client goes its pool: the engine would wait for open connections.
@@ -31,11 +31,30 @@ pub async fn seal(
     outcome
 }
 
-async fn hours(
-    seals: &Seals,
+async fn both(
+    settings: &Settings,
+    clickhouse: &ClickHouse,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
     say: impl Fn(&str),
+) -> Result<()> {
+    hours(&seals(settings, clickhouse), "", from, to, &say).await?;
+    hours(
+        &event_seals(settings, clickhouse),
+        " of events",
+        from,
+        to,
+        &say,
+    )
+    .await
+}
+
+async fn hours(
+    seals: &Seals,
+    of: &str,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    say: &impl Fn(&str),
 ) -> Result<()> {
     let survey = seals.survey().await?;
     let until = u32::try_from(to.timestamp()).unwrap_or(u32::MAX);
@@ -45,11 +64,14 @@ async fn hours(
     for hour in survey.hours.keys().filter(within) {
         let as_of = seals.now().await?;
         seals.seal(*hour, as_of).await?;
-        say(&format!("sealed {hour}"));
+        say(&format!("sealed {hour}{of}"));
         sealed += 1;
     }
-    say(&format!("{sealed} hours sealed"));
-    if survey.now <= survey.trusted_since {
+    // Most databases have page views; not all have events.
+    if sealed > 0 || of.is_empty() {
+        say(&format!("{sealed} hours{of} sealed"));
+    }
+    if sealed > 0 && survey.now <= survey.trusted_since {
         say("the schema is too young: reports will use what is sealed a minute from now or later");
     }
     Ok(())

@@ -27,19 +27,24 @@ pub(super) fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
         database: settings.clickhouse_database.clone(),
         cluster: settings.clickhouse_cluster.clone(),
         retention_days: settings.retention_days,
+        event_retention_days: event_retention_days(settings),
         fsync: settings.clickhouse_fsync,
     };
     ClickHouse::new(locate, schema)
 }
 
-pub(super) fn reports(settings: &Settings, clickhouse: &ClickHouse) -> Reports {
+pub(super) fn reports(
+    settings: &Settings,
+    clickhouse: &ClickHouse,
+    read_from: ClickHouse,
+) -> Reports {
     Reports::new(clickhouse.clone(), plan(settings))
-        .reading_from(reports_from(settings, clickhouse))
+        .reading_from(read_from)
         .logging_from(Duration::from_millis(settings.slow_report_ms.into()))
 }
 
 /// Reports may come from a replica; single views never do, because an update must see all claims.
-fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
+pub(super) fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
     let Some(url) = settings.clickhouse_read_url.clone() else {
         return clickhouse.clone();
     };
@@ -57,13 +62,31 @@ fn reports_from(settings: &Settings, clickhouse: &ClickHouse) -> ClickHouse {
     clickhouse.at(Arc::new(move || Some(connection.clone())))
 }
 
+/// Zero is for ever.
+pub(super) fn event_retention_days(settings: &Settings) -> Option<u32> {
+    Some(settings.events_retention_days).filter(|days| *days > 0)
+}
+
 pub(super) fn seals(settings: &Settings, clickhouse: &ClickHouse) -> Seals {
     let delay = Duration::from_secs(settings.seal_delay_secs.into());
     Seals::new(clickhouse.clone(), delay)
 }
 
+/// How many days a table keeps; `None` for ever.
+pub fn days_kept(table: &str, settings: &Settings) -> Option<u32> {
+    match table.starts_with("events") {
+        true => event_retention_days(settings),
+        false => Some(settings.retention_days),
+    }
+}
+
+pub(super) fn event_seals(settings: &Settings, clickhouse: &ClickHouse) -> Seals {
+    let delay = Duration::from_secs(settings.seal_delay_secs.into());
+    Seals::of_events(clickhouse.clone(), delay)
+}
+
 /// A replica of another kind than a cluster's may get a seal before its counts.
-fn plan(settings: &Settings) -> Plan {
+pub(super) fn plan(settings: &Settings) -> Plan {
     match settings.report_plan {
         ReportPlan::View => Plan::View,
         ReportPlan::Claims => Plan::Claims,

@@ -34,6 +34,8 @@ pub enum Command {
         #[arg(long)]
         ready: bool,
     },
+    /// Print the API as a Postman collection (docs/postman.json)
+    Postman,
     /// Look at what waits for ClickHouse, and at what was rejected
     #[command(subcommand)]
     Spool(SpoolCommand),

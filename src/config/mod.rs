@@ -24,7 +24,7 @@ pub use generate::{Coding, Generate};
 pub use refusal::Refusal;
 use values::{address, database, http_url, identifier, log_level};
 
-/// Takes in page views over HTTP, stores them in ClickHouse, answers exact per-user daily reports.
+/// Takes in page views and events over HTTP, stores them in ClickHouse, answers exact reports.
 #[derive(Parser)]
 #[command(name = "traffic-api", version)]
 pub struct Cli {
@@ -109,6 +109,15 @@ pub struct Settings {
     #[arg(long, env, global = true, value_name = "DAYS", default_value_t = 90)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub retention_days: u32,
+
+    /// How long events are kept, in days: 1 to 3650; 0 for ever
+    #[arg(long, env, global = true, value_name = "DAYS", default_value_t = 30)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=3650))]
+    pub events_retention_days: u32,
+
+    /// The types of events that are taken in, separated by commas; unset: any
+    #[arg(long, env, global = true, value_name = "NAMES", value_delimiter = ',')]
+    pub event_types: Vec<String>,
 
     /// How far ahead of ours a client's clock may be, in seconds: 0 to 86400
     #[arg(long, env, global = true, value_name = "SECONDS", default_value_t = 0)]

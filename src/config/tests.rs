@@ -13,6 +13,7 @@ fn a_wrong_value_is_one_line_that_names_its_setting() {
     for (flags, name) in [
         (["--retention-days", "0"], "RETENTION_DAYS"),
         (["--retention-days", "many"], "RETENTION_DAYS"),
+        (["--events-retention-days", "3651"], "EVENTS_RETENTION_DAYS"),
         (["--listen-addr", "here"], "LISTEN_ADDR"),
         (["--clickhouse-url", "https://x"], "CLICKHOUSE_URL"),
         (["--clickhouse-url", "http://u:p@x"], "CLICKHOUSE_URL"),

@@ -4,37 +4,26 @@
 //! does not hide a wrong value in another; only broken JSON syntax stops the reading.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use validator::{ValidateArgs, ValidationError, ValidationErrors};
 
-use super::scalar::{CowStr, Scalar};
-use super::values::{check_page_url, parse_time};
+use super::object::{Object, field_error, in_order};
+use super::reading::Rejection;
+use super::scalar::Scalar;
+use super::values::{check_page_url, not_a_time, parse_time};
 use super::{
     AcceptanceWindow, CreatedAt, FieldError, Invalid, PageUrl, PageView, PageViewChange, RequestId,
     UserId,
 };
 
-/// How many unknown fields are named before the rest is summed up.
-const MAX_UNKNOWN_NAMED: usize = 16;
-/// How much of an unknown field's name is repeated to the client, in characters.
-const MAX_NAME_CHARS: usize = 64;
+/// The fields, in the contract's order.
+const FIELDS: [&str; 4] = ["request_id", "user_id", "created_at", "page_url"];
 
 /// A page view as it came over the wire: `user_id`, `created_at`, `page_url`, and in a batch
 /// `request_id`.
-#[derive(Debug, Default)]
-pub(super) struct PageViewInput<'a> {
-    request_id: Scalar<'a>,
-    user_id: Scalar<'a>,
-    created_at: Scalar<'a>,
-    page_url: Scalar<'a>,
-    repeated: BTreeSet<&'static str>,
-    unknown: Vec<String>,
-    unknown_more: usize,
-}
+#[derive(Debug)]
+pub(super) struct PageViewInput<'a>(Object<'a, 4>);
 
 /// The fields that had the right JSON type, before the rules.
 #[derive(validator::Validate)]
@@ -62,6 +51,14 @@ fn acceptable_page_url(text: &str) -> Result<(), ValidationError> {
 }
 
 impl<'a> PageViewInput<'a> {
+    /// Reads one JSON object.
+    ///
+    /// # Errors
+    /// What is no JSON, and what is no object.
+    pub(super) fn read(json: &'a [u8]) -> Result<Self, Rejection> {
+        Object::read(&FIELDS, json).map(Self)
+    }
+
     /// The whole view under `request_id`.
     ///
     /// # Errors
@@ -71,7 +68,8 @@ impl<'a> PageViewInput<'a> {
         request_id: RequestId,
         window: &AcceptanceWindow,
     ) -> Result<PageView, Invalid> {
-        self.refuse_request_id();
+        // Where the path says which view it is, the body has no say in it.
+        self.0.refuse("request_id");
         self.whole(Some(request_id), Vec::new(), window)
     }
 
@@ -81,7 +79,7 @@ impl<'a> PageViewInput<'a> {
         window: &AcceptanceWindow,
     ) -> Result<PageView, Invalid> {
         let mut errors = Vec::new();
-        let request_id = match std::mem::take(&mut self.request_id) {
+        let request_id = match self.0.take("request_id") {
             Scalar::Absent => {
                 errors.push(FieldError::new("request_id", "required", "is required"));
                 None
@@ -134,7 +132,7 @@ impl<'a> PageViewInput<'a> {
                     page_url,
                 })
             }
-            _ => Err(in_contract_order(errors)),
+            _ => Err(in_order(&FIELDS, errors)),
         }
     }
 
@@ -146,36 +144,20 @@ impl<'a> PageViewInput<'a> {
         mut self,
         window: &AcceptanceWindow,
     ) -> Result<PageViewChange, Invalid> {
-        self.refuse_request_id();
+        // Where the path says which view it is, the body has no say in it.
+        self.0.refuse("request_id");
         let (change, errors) = self.check(window);
         if errors.is_empty() {
             Ok(change)
         } else {
-            Err(in_contract_order(errors))
+            Err(in_order(&FIELDS, errors))
         }
     }
 
-    fn check(self, window: &AcceptanceWindow) -> (PageViewChange, Vec<FieldError>) {
-        let mut errors: Vec<FieldError> = Vec::new();
-        for field in self.repeated {
-            errors.push(FieldError::new(
-                field,
-                "repeated_field",
-                "is given more than once",
-            ));
-        }
-        for field in self.unknown {
-            errors.push(FieldError::new(
-                field,
-                "unknown_field",
-                "is not a known field",
-            ));
-        }
-        if self.unknown_more > 0 {
-            let detail = format!("{} more unknown fields", self.unknown_more);
-            errors.push(FieldError::new("", "unknown_field", detail));
-        }
-        let user_id = match self.user_id {
+    fn check(mut self, window: &AcceptanceWindow) -> (PageViewChange, Vec<FieldError>) {
+        let mut errors = self.0.name_errors();
+        let fields = &mut self.0;
+        let user_id = match fields.take("user_id") {
             Scalar::Absent => None,
             Scalar::Integer(n) => Some(n),
             other => {
@@ -183,32 +165,15 @@ impl<'a> PageViewInput<'a> {
                 None
             }
         };
-        let created_at = match self.created_at {
-            Scalar::Absent => None,
-            Scalar::Text(text) => {
-                let parsed = parse_time(&text);
-                if parsed.is_none() {
-                    errors.push(FieldError::new(
-                        "created_at",
-                        "not_a_time",
-                        "must be an RFC 3339 time such as 2026-01-31T12:00:00Z",
-                    ));
-                }
-                parsed
+        let created_at = fields.text("created_at", "an RFC 3339 string", &mut errors);
+        let created_at = created_at.and_then(|text| {
+            let parsed = parse_time(&text);
+            if parsed.is_none() {
+                errors.push(not_a_time("created_at"));
             }
-            other => {
-                errors.push(other.wrong_type("created_at", "an RFC 3339 string"));
-                None
-            }
-        };
-        let page_url = match self.page_url {
-            Scalar::Absent => None,
-            Scalar::Text(text) => Some(text),
-            other => {
-                errors.push(other.wrong_type("page_url", "a string"));
-                None
-            }
-        };
+            parsed
+        });
+        let page_url = fields.text("page_url", "a string", &mut errors);
         let typed = Typed {
             user_id,
             created_at,
@@ -227,23 +192,6 @@ impl<'a> PageViewInput<'a> {
         };
         (change, errors)
     }
-
-    /// Where the path says which view it is, the body has no say in it.
-    fn refuse_request_id(&mut self) {
-        if !matches!(self.request_id, Scalar::Absent) {
-            self.repeated.remove("request_id");
-            self.note_unknown("request_id");
-        }
-    }
-
-    fn note_unknown(&mut self, name: &str) {
-        if self.unknown.len() == MAX_UNKNOWN_NAMED {
-            self.unknown_more += 1;
-            return;
-        }
-        let shown: String = name.chars().take(MAX_NAME_CHARS).collect();
-        self.unknown.push(shown);
-    }
 }
 
 fn field_errors(broken: &ValidationErrors) -> Vec<FieldError> {
@@ -251,72 +199,13 @@ fn field_errors(broken: &ValidationErrors) -> Vec<FieldError> {
         .field_errors()
         .into_iter()
         .flat_map(|(field, errors)| errors.iter().map(move |e| (field.clone(), e)))
-        .map(|(field, e)| {
-            let code = match &e.code {
-                Cow::Borrowed(code) => code,
-                Cow::Owned(_) => "invalid",
-            };
-            let detail = e.message.clone().unwrap_or(Cow::Borrowed("is invalid"));
-            FieldError::new(field.into_owned(), code, detail)
-        })
+        .map(|(field, error)| field_error(field, error))
         .collect()
-}
-
-/// The contract's fields first, in its order, whatever order the checks ran in.
-fn in_contract_order(mut errors: Vec<FieldError>) -> Invalid {
-    errors.sort_by_key(|e| match e.field.as_ref() {
-        "request_id" => 0,
-        "user_id" => 1,
-        "created_at" => 2,
-        "page_url" => 3,
-        _ => 4,
-    });
-    match Invalid::check(errors) {
-        Err(invalid) => invalid,
-        Ok(()) => Invalid::one(FieldError::new("", "invalid", "is invalid")),
-    }
-}
-
-impl<'de> Deserialize<'de> for PageViewInput<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-
-        impl<'de> Visitor<'de> for Fields {
-            type Value = PageViewInput<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut input = PageViewInput::default();
-                while let Some(name) = map.next_key::<CowStr<'de>>()? {
-                    let (field, slot) = match name.0.as_ref() {
-                        "request_id" => ("request_id", &mut input.request_id),
-                        "user_id" => ("user_id", &mut input.user_id),
-                        "created_at" => ("created_at", &mut input.created_at),
-                        "page_url" => ("page_url", &mut input.page_url),
-                        unknown => {
-                            input.note_unknown(unknown);
-                            map.next_value::<IgnoredAny>()?;
-                            continue;
-                        }
-                    };
-                    if !matches!(slot, Scalar::Absent) {
-                        input.repeated.insert(field);
-                    }
-                    *slot = map.next_value()?;
-                }
-                Ok(input)
-            }
-        }
-
-        deserializer.deserialize_map(Fields)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::object::{MAX_NAME_CHARS, MAX_UNKNOWN_NAMED};
     use super::*;
 
     fn window() -> AcceptanceWindow {
@@ -324,7 +213,7 @@ mod tests {
     }
 
     fn errors(json: &str) -> Vec<(String, &'static str)> {
-        let input: PageViewInput<'_> = serde_json::from_str(json).unwrap();
+        let input = PageViewInput::read(json.as_bytes()).unwrap();
         let invalid = input.into_view(RequestId::new(1), &window()).unwrap_err();
         let pair = |e: &FieldError| (e.field.to_string(), e.code);
         invalid.errors().iter().map(pair).collect()
@@ -333,7 +222,7 @@ mod tests {
     #[test]
     fn a_good_body_becomes_a_view() {
         let json = r#"{"user_id": 7, "created_at": "2026-11-21T11:59:59.9+00:00", "page_url": "\/a\u00e9"}"#;
-        let input: PageViewInput<'_> = serde_json::from_str(json).unwrap();
+        let input = PageViewInput::read(json.as_bytes()).unwrap();
         let view = input.into_view(RequestId::new(1), &window()).unwrap();
         assert_eq!(view.user_id.get(), 7);
         assert_eq!(view.created_at.to_string(), "2026-11-21T11:59:59Z");
@@ -405,7 +294,7 @@ mod tests {
     #[test]
     fn a_partial_update_takes_any_subset() {
         let change = |json: &str| {
-            let input: PageViewInput<'_> = serde_json::from_str(json).unwrap();
+            let input = PageViewInput::read(json.as_bytes()).unwrap();
             input.into_change(&window())
         };
         assert_eq!(change("{}"), Ok(PageViewChange::default()));

@@ -1,4 +1,4 @@
-//! The words of the service: what a page view is, when it is acceptable, how rival claims about it
+//! The words of the service: what a page view and an event are, when they are acceptable, how rival claims about it
 //! are settled, and what a report says.
 //!
 //! Purpose: turn wire input into values that cannot be wrong, and hold the rules that make the
@@ -12,9 +12,12 @@
 
 mod claim;
 mod clock;
+mod event;
+mod event_input;
 mod hour;
 mod input;
 mod invalid;
+mod object;
 mod page_view;
 mod reading;
 mod recent_writes;
@@ -26,14 +29,20 @@ mod version;
 
 pub use claim::{Claim, ClaimSet, Settlement, erase, highest_version, live, settle, supersede};
 pub use clock::Clock;
+pub use event::{
+    CorrelationId, Event, EventIdentity, EventType, EventTypes, MAX_EVENT_TYPE_BYTES, NotAUuid,
+    NotAnEventType, SiteId,
+};
+pub use event_input::read_event;
 pub use hour::Hour;
 pub use invalid::{FieldError, Invalid};
 pub use page_view::{PageView, PageViewChange};
 pub use reading::{Rejection, read_change, read_identified_view, read_view};
-pub use recent_writes::{Conflict, Fingerprint, Pending, PendingBlock, RecentWrites};
+pub use recent_writes::{Conflict, Fingerprint, OnConflict, Pending, PendingBlock, RecentWrites};
 pub use reports::{
-    Cursor, DailyReport, DayViews, DaysQuery, DaysReport, Interval, MAX_INTERVALS, MAX_LIMIT,
-    PageTotal, PagesPage, PagesQuery, PagesRequest, Parameters, ReportWindow, SiteQuery, SiteTotal,
+    Counter, CountersCursor, CountersPage, CountersQuery, Cursor, DailyReport, DayViews, DaysQuery,
+    DaysReport, Funnel, FunnelQuery, FunnelReport, Interval, MAX_INTERVALS, MAX_LIMIT, PageTotal,
+    PagesPage, PagesQuery, PagesRequest, Parameters, ReportWindow, SiteQuery, SiteTotal,
 };
 pub use user_set::{NotUsers, UserSet};
 pub use values::{AcceptanceWindow, CreatedAt, MAX_PAGE_URL_BYTES, PageUrl, RequestId, UserId};
@@ -44,11 +53,13 @@ pub use version::{Version, VersionSource};
 pub enum Stream {
     /// Page views, the first stream.
     PageViews,
+    /// Events by site: captchas, ads.
+    Events,
 }
 
 impl Stream {
     /// All streams.
-    pub const ALL: &[Stream] = &[Stream::PageViews];
+    pub const ALL: &[Stream] = &[Stream::PageViews, Stream::Events];
 
     /// The stream of a stable name.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -62,6 +73,7 @@ impl Stream {
     pub const fn name(self) -> &'static str {
         match self {
             Stream::PageViews => "page_views",
+            Stream::Events => "events",
         }
     }
 }

@@ -9,8 +9,7 @@ use serde::{Deserialize, Deserializer};
 use super::input::PageViewInput;
 use super::values::{check_page_url, parse_time};
 use super::{
-    AcceptanceWindow, CreatedAt, FieldError, Invalid, PageUrl, PageView, PageViewChange, RequestId,
-    UserId,
+    AcceptanceWindow, CreatedAt, Invalid, PageUrl, PageView, PageViewChange, RequestId, UserId,
 };
 
 /// Why bytes are not a page view.
@@ -40,7 +39,7 @@ pub fn read_view(
     if let Some((None, view)) = read_plain(body, window) {
         return Ok(PageView { request_id, ..view });
     }
-    Ok(read_input(body)?.into_view(request_id, window)?)
+    Ok(PageViewInput::read(body)?.into_view(request_id, window)?)
 }
 
 /// The view in one line of a batch, with its `request_id`.
@@ -51,7 +50,7 @@ pub fn read_identified_view(line: &[u8], window: &AcceptanceWindow) -> Result<Pa
     if let Some((Some(_), view)) = read_plain(line, window) {
         return Ok(view);
     }
-    Ok(read_input(line)?.into_identified_view(window)?)
+    Ok(PageViewInput::read(line)?.into_identified_view(window)?)
 }
 
 /// The fields in `body` that a view is to take on.
@@ -59,7 +58,7 @@ pub fn read_identified_view(line: &[u8], window: &AcceptanceWindow) -> Result<Pa
 /// # Errors
 /// A [`Rejection`] that names everything bad.
 pub fn read_change(body: &[u8], window: &AcceptanceWindow) -> Result<PageViewChange, Rejection> {
-    Ok(read_input(body)?.into_change(window)?)
+    Ok(PageViewInput::read(body)?.into_change(window)?)
 }
 
 /// The plain form.
@@ -94,25 +93,10 @@ fn read_plain(json: &[u8], window: &AcceptanceWindow) -> Option<(Option<RequestI
     Some((request_id, view))
 }
 
-fn read_input(json: &[u8]) -> Result<PageViewInput<'_>, Rejection> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let parsed = PageViewInput::deserialize(&mut reader).and_then(|v| reader.end().map(|()| v));
-    parsed.map_err(|error| match error.classify() {
-        serde_json::error::Category::Data if is_well_formed(json) => Rejection::Invalid(
-            Invalid::one(FieldError::new("", "wrong_type", "must be a JSON object")),
-        ),
-        _ => Rejection::Malformed(error.to_string()),
-    })
-}
-
-/// A value of the wrong type stops the reading, so what follows it is looked at only here.
-fn is_well_formed(json: &[u8]) -> bool {
-    serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::FieldError;
     use proptest::prelude::*;
 
     fn window() -> AcceptanceWindow {
@@ -254,9 +238,9 @@ mod tests {
         #[test]
         fn both_ways_of_reading_say_the_same(json in prop_oneof![object(), likely()]) {
             let (window, id) = (window(), RequestId::new(9));
-            let slow = read_input(json.as_bytes()).unwrap().into_view(id, &window);
+            let slow = PageViewInput::read(json.as_bytes()).unwrap().into_view(id, &window);
             prop_assert_eq!(read_view(json.as_bytes(), id, &window).ok(), slow.ok());
-            let slow = read_input(json.as_bytes()).unwrap().into_identified_view(&window);
+            let slow = PageViewInput::read(json.as_bytes()).unwrap().into_identified_view(&window);
             prop_assert_eq!(read_identified_view(json.as_bytes(), &window).ok(), slow.ok());
         }
     }

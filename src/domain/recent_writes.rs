@@ -23,6 +23,15 @@ use foldhash::quality::RandomState;
 #[error("another record is already known under this identity")]
 pub struct Conflict;
 
+/// What becomes of a record whose identity is known with other content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It is not held.
+    Refuse,
+    /// It is held, and its content is known from now on.
+    Note,
+}
+
 /// The identities of the last writes with a fingerprint of what was written, oldest forgotten first.
 #[derive(Clone)]
 pub struct RecentWrites<K: Hash + Eq>(Arc<Inner<K>>);
@@ -63,6 +72,13 @@ impl Entry {
     fn knows(&self, content: Fingerprint) -> bool {
         self.first == content || self.updates.contains(&content)
     }
+
+    fn note(&mut self, content: Fingerprint) {
+        if self.updates.len() == MAX_UPDATES {
+            self.updates.remove(0);
+        }
+        self.updates.push(content);
+    }
 }
 
 /// The young and the old generation; an identity is in one of them.
@@ -74,7 +90,8 @@ struct Entries<K> {
 }
 
 impl<K: Hash + Eq + Copy> Entries<K> {
-    fn hold(&mut self, identity: K, content: Fingerprint) -> Result<(), Conflict> {
+    /// Whether it is held, and whether it is in conflict.
+    fn hold(&mut self, identity: K, content: Fingerprint, then: OnConflict) -> (bool, bool) {
         if self.young.len() >= self.generation && !self.young.contains_key(&identity) {
             mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
@@ -86,11 +103,15 @@ impl<K: Hash + Eq + Copy> Entries<K> {
                 slot.insert(known.unwrap_or_else(|| Entry::new(content)))
             }
         };
-        if !entry.knows(content) {
-            return Err(Conflict);
+        let conflict = !entry.knows(content);
+        if conflict && then == OnConflict::Refuse {
+            return (false, true);
+        }
+        if conflict {
+            entry.note(content);
         }
         entry.in_flight += 1;
-        Ok(())
+        (true, conflict)
     }
 
     fn find(&mut self, identity: &K) -> Option<&mut Entry> {
@@ -138,26 +159,33 @@ impl<K: Hash + Eq + Copy> RecentWrites<K> {
     ///
     /// # Errors
     /// [`Conflict`] when the identity is known with other content.
-    pub fn hold(&self, identity: K, content: &impl Hash) -> Result<Pending<K>, Conflict> {
-        let content = self.fingerprint(content);
-        self.entries().hold(identity, content)?;
-        Ok(Pending {
+    pub fn hold(&self, identity: K, content: Fingerprint) -> Result<Pending<K>, Conflict> {
+        let (held, _) = self.entries().hold(identity, content, OnConflict::Refuse);
+        let pending = || Pending {
             writes: self.clone(),
             identity: Some(identity),
-        })
+        };
+        held.then(pending).ok_or(Conflict)
     }
 
     /// Holds many identities for records whose writes end together; beside the guard, the places of
-    /// those that are in [`Conflict`], in order, which are not held.
-    pub fn hold_all(&self, records: &[(K, Fingerprint)]) -> (PendingBlock<K>, Vec<usize>) {
+    /// those that are in [`Conflict`], in order.
+    pub fn hold_all(
+        &self,
+        records: &[(K, Fingerprint)],
+        then: OnConflict,
+    ) -> (PendingBlock<K>, Vec<usize>) {
         let mut held = Vec::with_capacity(records.len());
         let mut conflicts = Vec::new();
         for (turn, records) in records.chunks(TURN).enumerate() {
             let mut entries = self.entries();
             for (place, (identity, content)) in records.iter().enumerate() {
-                match entries.hold(*identity, *content) {
-                    Ok(()) => held.push(*identity),
-                    Err(Conflict) => conflicts.push(turn * TURN + place),
+                let (is_held, conflict) = entries.hold(*identity, *content, then);
+                if is_held {
+                    held.push(*identity);
+                }
+                if conflict {
+                    conflicts.push(turn * TURN + place);
                 }
             }
         }
@@ -171,10 +199,7 @@ impl<K: Hash + Eq + Copy> RecentWrites<K> {
         if let Some(entry) = self.entries().find(identity)
             && !entry.knows(content)
         {
-            if entry.updates.len() == MAX_UPDATES {
-                entry.updates.remove(0);
-            }
-            entry.updates.push(content);
+            entry.note(content);
         }
     }
 
@@ -250,16 +275,20 @@ mod tests {
         RecentWrites::new(NonZeroUsize::new(capacity).unwrap())
     }
 
+    fn hold(writes: &RecentWrites<u64>, id: u64, content: &str) -> Result<Pending<u64>, Conflict> {
+        writes.hold(id, writes.fingerprint(&content))
+    }
+
     #[test]
     fn the_same_again_is_welcome_and_another_is_a_conflict() {
         let writes = writes(10);
-        drop(writes.hold(1, &"a"));
-        assert!(writes.hold(1, &"a").is_ok());
-        assert_eq!(writes.hold(1, &"b").err(), Some(Conflict));
+        drop(hold(&writes, 1, "a"));
+        assert!(hold(&writes, 1, "a").is_ok());
+        assert_eq!(hold(&writes, 1, "b").err(), Some(Conflict));
         writes.updated(&1, &"b");
-        assert!(writes.hold(1, &"b").is_ok());
+        assert!(hold(&writes, 1, "b").is_ok());
         assert!(
-            writes.hold(1, &"a").is_ok(),
+            hold(&writes, 1, "a").is_ok(),
             "a late retry of the first post"
         );
     }
@@ -267,44 +296,44 @@ mod tests {
     #[test]
     fn a_failed_write_releases_its_identity_only_when_it_was_the_last() {
         let writes = writes(10);
-        let first = writes.hold(1, &"a").unwrap();
-        let retry = writes.hold(1, &"a").unwrap();
+        let first = hold(&writes, 1, "a").unwrap();
+        let retry = hold(&writes, 1, "a").unwrap();
         first.release();
-        assert!(writes.hold(1, &"b").is_err());
+        assert!(hold(&writes, 1, "b").is_err());
         retry.release();
-        assert!(writes.hold(1, &"b").is_ok());
+        assert!(hold(&writes, 1, "b").is_ok());
     }
 
     #[test]
     fn a_stored_write_is_not_released_by_a_failed_retry() {
         let writes = writes(10);
-        drop(writes.hold(1, &"a"));
-        writes.hold(1, &"a").unwrap().release();
-        assert!(writes.hold(1, &"b").is_err());
+        drop(hold(&writes, 1, "a"));
+        hold(&writes, 1, "a").unwrap().release();
+        assert!(hold(&writes, 1, "b").is_err());
     }
 
     #[test]
     fn memory_is_bounded() {
         let writes = writes(2);
         for id in 0..100 {
-            drop(writes.hold(id, &"a"));
+            drop(hold(&writes, id, "a"));
         }
         let entries = writes.entries();
         assert_eq!(entries.young.len() + entries.old.len(), 2);
         drop(entries);
-        assert!(writes.hold(0, &"b").is_ok(), "forgotten");
+        assert!(hold(&writes, 0, "b").is_ok(), "forgotten");
     }
 
     #[test]
     fn what_is_written_again_is_remembered_longer() {
         let writes = writes(20);
         for id in 0..100 {
-            drop(writes.hold(1000, &"a"));
-            drop(writes.hold(id, &"a"));
+            drop(hold(&writes, 1000, "a"));
+            drop(hold(&writes, id, "a"));
         }
-        assert!(writes.hold(1000, &"b").is_err());
+        assert!(hold(&writes, 1000, "b").is_err());
         assert!(
-            writes.hold(91, &"b").is_err(),
+            hold(&writes, 91, "b").is_err(),
             "half of the capacity at least"
         );
     }
@@ -312,19 +341,31 @@ mod tests {
     #[test]
     fn a_block_is_held_and_settled_like_its_records_one_by_one() {
         let writes = writes(10_000);
-        drop(writes.hold(7, &"other"));
+        drop(hold(&writes, 7, "other"));
         let (a, b) = (writes.fingerprint(&"a"), writes.fingerprint(&"b"));
         let mut records: Vec<_> = (0..2000).map(|id| (id, a)).collect();
         records.extend([(3, a), (1999, b)]);
-        let (pending, conflicts) = writes.hold_all(&records);
+        let (pending, conflicts) = writes.hold_all(&records, OnConflict::Refuse);
         assert_eq!(conflicts, [7, 2001]);
-        assert!(writes.hold(3, &"b").is_err(), "under way");
+        assert!(hold(&writes, 3, "b").is_err(), "under way");
         // What is behind the conflict has moved up by one.
         pending.settle(|place| place != 1499 && place != 3);
-        assert!(writes.hold(1500, &"b").is_ok(), "released");
-        assert!(writes.hold(1499, &"b").is_err());
-        assert!(writes.hold(3, &"b").is_err(), "stored once of twice");
-        drop(writes.hold_all(&[(5000, a)]));
-        assert!(writes.hold(5000, &"b").is_err(), "may well be stored");
+        assert!(hold(&writes, 1500, "b").is_ok(), "released");
+        assert!(hold(&writes, 1499, "b").is_err());
+        assert!(hold(&writes, 3, "b").is_err(), "stored once of twice");
+        drop(writes.hold_all(&[(5000, a)], OnConflict::Refuse));
+        assert!(hold(&writes, 5000, "b").is_err(), "may well be stored");
+    }
+
+    #[test]
+    fn a_conflict_that_is_noted_is_held_and_none_the_next_time() {
+        let writes = writes(10);
+        let (a, b) = (writes.fingerprint(&"a"), writes.fingerprint(&"b"));
+        let (pending, conflicts) = writes.hold_all(&[(1, a), (2, a), (1, b)], OnConflict::Note);
+        assert_eq!(conflicts, [2]);
+        pending.settle(|place| place != 1);
+        let (pending, conflicts) = writes.hold_all(&[(1, b), (2, b)], OnConflict::Note);
+        assert!(conflicts.is_empty(), "known, and released");
+        drop(pending);
     }
 }

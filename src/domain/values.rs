@@ -6,6 +6,8 @@ use std::str::FromStr;
 use chrono::{DateTime, SecondsFormat, Utc};
 use validator::ValidationError;
 
+use super::FieldError;
+
 /// The longest accepted page URL, in bytes of UTF-8.
 pub const MAX_PAGE_URL_BYTES: usize = 2048;
 
@@ -73,7 +75,7 @@ impl FromStr for UserId {
     }
 }
 
-/// When a page was viewed, in whole seconds of UTC, as ClickHouse's `DateTime` keeps it
+/// When something happened, in whole seconds of UTC, as ClickHouse's `DateTime` keeps it
 /// (1970-01-01 to 2106-02-07).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CreatedAt(u32);
@@ -112,12 +114,18 @@ pub(super) fn parse_time(text: &str) -> Option<DateTime<Utc>> {
         .map(|at| at.to_utc())
 }
 
+/// What [`parse_time`] could not read.
+pub(super) fn not_a_time(field: &'static str) -> FieldError {
+    let detail = "must be an RFC 3339 time such as 2026-01-31T12:00:00Z";
+    FieldError::new(field, "not_a_time", detail)
+}
+
 /// The times that are acceptable at one moment: not in the future, not so old that ClickHouse's
 /// TTL would drop the view at once.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptanceWindow {
     now: DateTime<Utc>,
-    retention_days: u32,
+    retention_days: Option<u32>,
     max_clock_skew_secs: u32,
 }
 
@@ -125,8 +133,16 @@ impl AcceptanceWindow {
     /// The window at `now`: from `retention_days` back to `max_clock_skew_secs` ahead.
     pub fn new(now: DateTime<Utc>, retention_days: u32, max_clock_skew_secs: u32) -> Self {
         Self {
+            retention_days: Some(retention_days),
+            ..Self::unlimited(now, max_clock_skew_secs)
+        }
+    }
+
+    /// The same where nothing is ever too old: from the first second that can be stored.
+    pub fn unlimited(now: DateTime<Utc>, max_clock_skew_secs: u32) -> Self {
+        Self {
             now,
-            retention_days,
+            retention_days: None,
             max_clock_skew_secs,
         }
     }
@@ -136,13 +152,19 @@ impl AcceptanceWindow {
         self.now
     }
 
-    /// The last second that is beyond the retention.
+    /// The last second that is beyond the retention; the first one of all where nothing is.
     pub fn expired_until(&self) -> CreatedAt {
-        CreatedAt(u32::try_from(self.expired_until_unix()).unwrap_or(0))
+        CreatedAt(self.first().unix().saturating_sub(1))
     }
 
-    fn expired_until_unix(&self) -> i64 {
-        self.now.timestamp() - i64::from(self.retention_days) * 86_400
+    /// The first second that is acceptable.
+    pub fn first(&self) -> CreatedAt {
+        CreatedAt(u32::try_from(self.first_unix()).unwrap_or(u32::MAX))
+    }
+
+    fn first_unix(&self) -> i64 {
+        let since = |days: u32| self.now.timestamp() - i64::from(days) * 86_400 + 1;
+        self.retention_days.map_or(0, since).max(0)
     }
 
     /// Compares at whole seconds, because that is what is stored.
@@ -157,11 +179,11 @@ impl AcceptanceWindow {
             );
             return Err(ValidationError::new("in_future").with_message(detail.into()));
         }
-        if at <= self.expired_until_unix() {
-            let detail = format!(
-                "is older than the retention of {} days",
-                self.retention_days
-            );
+        if at < self.first_unix() {
+            let detail = match self.retention_days {
+                Some(days) => format!("is older than the retention of {days} days"),
+                None => "is before 1970, the first year that is stored".to_owned(),
+            };
             return Err(ValidationError::new("before_retention").with_message(detail.into()));
         }
         Ok(())

@@ -12,12 +12,14 @@
 
 mod client;
 mod curve;
+mod events;
 mod lines;
 mod load;
 mod pages;
 mod tally;
 mod traffic;
 
+pub use events::{EventShape, Events, line};
 pub use lines::write_lines;
 pub use load::{Compression, Load, Style};
 pub use tally::Tally;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::task::yield_now;
@@ -14,19 +14,20 @@ use tokio::time::{Instant, sleep_until, timeout};
 use utoipa::ToSchema;
 
 use super::access::Caller;
+use super::acknowledgement::{acknowledged, prefers_async};
 use super::body::{self, Chunks};
-use super::elements::{Element, Elements};
+use super::elements::{Element, Elements, Separation};
+use super::ingest::{Ingest, Posted};
 use super::intake::Intake;
 use super::openapi::{Malformed, Overloaded, WrongBody};
-use super::page_views::{PREFERENCE_APPLIED, RESPOND_ASYNC, prefers_async};
 use super::problem::{BadField, Kind, Problem};
-use super::state::Shared;
+use super::state::{AppState, Shared};
 
 /// How many bad lines are named in full.
 pub(super) const MAX_REJECTED_NAMED: usize = 100;
 /// How much is parsed before other tasks get their turn.
 const TURN_BYTES: usize = 64 << 10;
-/// Views that arrived are sent off after this time, even if the client pauses: meanwhile they take
+/// Records that arrived are sent off after this time, even if the client pauses: meanwhile they take
 /// memory that others need.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
@@ -123,14 +124,25 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Response, Problem> {
     let separation = body::separation(&headers)?;
-    let encoding = body::encoding(&headers)?;
+    let chunks = body::chunks(body, body::encoding(&headers)?);
+    take_in(&state, &state.views, caller, separation, chunks, &headers).await
+}
+
+/// Reads a batch of any stream to its end and says what became of it.
+pub(super) async fn take_in<R: Posted>(
+    state: &AppState,
+    ingest: &Ingest<R>,
+    caller: Caller,
+    separation: Separation,
+    mut chunks: Chunks,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let Ok(_slot) = state.batches.try_acquire() else {
         return Err(Problem::new(Kind::BufferFull).with_detail("too many batches at once"));
     };
-    let prefers_async = prefers_async(&headers);
-    let mut chunks = body::chunks(body, encoding);
+    let prefers_async = prefers_async(headers);
     let mut elements = Elements::new(separation, state.max_body_bytes);
-    let mut intake = Intake::new(&state, caller, prefers_async);
+    let mut intake = Intake::new(ingest, caller, state.max_body_bytes, prefers_async);
     if let Err(problem) = read_all(&mut chunks, &mut elements, &mut intake).await {
         // Whoever is still sending would find the connection closed, and no answer.
         let _ = timeout(LEFT_UNREAD, body::discard(&mut chunks)).await;
@@ -143,18 +155,13 @@ pub(super) async fn post(
     } else {
         StatusCode::OK
     };
-    let mut response = (status, Json(receipt)).into_response();
-    if prefers_async && status == StatusCode::ACCEPTED {
-        let applied = HeaderValue::from_static(RESPOND_ASYNC);
-        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
-    }
-    Ok(response)
+    Ok(acknowledged(status, prefers_async, Json(receipt)))
 }
 
-async fn read_all(
+async fn read_all<R: Posted>(
     chunks: &mut Chunks,
     elements: &mut Elements,
-    intake: &mut Intake<'_>,
+    intake: &mut Intake<'_, R>,
 ) -> Result<(), Problem> {
     loop {
         let until = intake.oldest().map(|since| since + MAX_AGE);

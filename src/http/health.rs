@@ -33,6 +33,8 @@ pub(super) struct Readiness {
     spool: SpoolState,
     /// The pre-aggregate that large reports are read from, as this instance's sealer knows it.
     view: ViewState,
+    /// The same for events.
+    event_view: ViewState,
     /// Whether what was accepted, stored and counted was the same on the last closed days. For
     /// information: it changes neither the status nor the code.
     reconciliation: ReconciliationState,
@@ -195,6 +197,7 @@ pub(super) async fn ready(State(state): State<Shared>) -> (StatusCode, Json<Read
             rejected_files: waiting.rejected_files,
         },
         view: ViewState::of(&state.sealer.stats()),
+        event_view: ViewState::of(&state.event_sealer.stats()),
         reconciliation: ReconciliationState::of(&state.check.stats()),
         stopping,
     };

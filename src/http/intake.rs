@@ -1,4 +1,4 @@
-//! What one batch has brought so far: views that gather in a block, a block that is on its way, and
+//! What one batch has brought so far: records that gather in a block, a block that is on its way, and
 //! the receipt.
 //!
 //! One block is on its way at most, while the next one gathers: parsing and ClickHouse work at the
@@ -10,58 +10,74 @@ use tokio::time::Instant;
 use super::access::Caller;
 use super::batches::{BatchReceipt, malformed};
 use super::elements::Element;
+use super::ingest::{Ingest, Posted};
 use super::problem::{BadField, Problem};
 use super::rejected::Reason;
-use super::state::AppState;
-use crate::domain::{
-    AcceptanceWindow, Claim, ClaimSet, Fingerprint, PendingBlock, Rejection, RequestId,
-    read_identified_view,
-};
+use crate::domain::{AcceptanceWindow, Fingerprint, OnConflict, PendingBlock, Rejection};
 use crate::pipeline::{self, Ack, Block};
 
 /// The state of one batch.
-pub(super) struct Intake<'a> {
-    state: &'a AppState,
+pub(super) struct Intake<'a, R: Posted> {
+    ingest: &'a Ingest<R>,
     caller: Caller,
     /// Lines that the caller's limit has been charged for.
     paid: u64,
+    max_bytes: usize,
     to_spool: bool,
     window: AcceptanceWindow,
-    gathering: Option<Gathering>,
-    on_its_way: Option<OnItsWay>,
+    gathering: Option<Gathering<R>>,
+    on_its_way: Option<OnItsWay<R>>,
     receipt: BatchReceipt,
     is_broken: bool,
 }
 
-/// Views in a block, and of each the number of its line and what it says.
-struct Gathering {
-    block: Block<ClaimSet>,
+/// Records in a block, and of each the number of its line and what it says.
+struct Gathering<R: Posted> {
+    block: Block<R>,
     numbers: Vec<u64>,
-    contents: Vec<(RequestId, Fingerprint)>,
+    contents: Vec<(R::Identity, Fingerprint)>,
     since: Instant,
 }
 
-struct OnItsWay {
+struct OnItsWay<R: Posted> {
     outcomes: JoinHandle<Vec<Result<Ack, pipeline::Error>>>,
     numbers: Vec<u64>,
-    pending: PendingBlock<RequestId>,
+    pending: PendingBlock<R::Identity>,
+    /// What was known with other content.
+    rivals: Vec<R::Identity>,
 }
 
-/// A view for which the block has no room.
-pub(super) struct Left {
-    claims: ClaimSet,
-    content: (RequestId, Fingerprint),
+/// A block to be written, the numbers of its lines, the guard of its identities, and which of those
+/// are to be settled.
+type Held<R> = (
+    Block<R>,
+    Vec<u64>,
+    PendingBlock<<R as Posted>::Identity>,
+    Vec<<R as Posted>::Identity>,
+);
+
+/// A record for which the block has no room.
+pub(super) struct Left<R: Posted> {
+    record: R,
+    content: (R::Identity, Fingerprint),
 }
 
-impl<'a> Intake<'a> {
-    pub(super) fn new(state: &'a AppState, caller: Caller, to_spool: bool) -> Self {
+impl<'a, R: Posted> Intake<'a, R> {
+    /// Of elements of at most `max_bytes` each.
+    pub(super) fn new(
+        ingest: &'a Ingest<R>,
+        caller: Caller,
+        max_bytes: usize,
+        to_spool: bool,
+    ) -> Self {
         Self {
-            state,
+            ingest,
             caller,
             // At the door.
             paid: 1,
+            max_bytes,
             to_spool,
-            window: state.window(),
+            window: ingest.window(),
             gathering: None,
             on_its_way: None,
             receipt: BatchReceipt::default(),
@@ -82,7 +98,7 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// When the oldest view that is not yet sent off arrived.
+    /// When the oldest record that is not yet sent off arrived.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.gathering.as_ref().map(|gathering| gathering.since)
     }
@@ -100,11 +116,11 @@ impl<'a> Intake<'a> {
         &mut self,
         number: u64,
         element: Element<'_>,
-    ) -> Result<Option<Left>, Problem> {
+    ) -> Result<Option<Left<R>>, Problem> {
         let line = match element {
             Element::Whole(line) => line,
             Element::TooLong => {
-                let detail = format!("must be at most {} bytes", self.state.max_body_bytes);
+                let detail = format!("must be at most {} bytes", self.max_bytes);
                 self.reject(Reason::TooLong, number, "too_long", detail);
                 return Ok(None);
             }
@@ -115,21 +131,24 @@ impl<'a> Intake<'a> {
                 return Ok(None);
             }
         };
-        let view = match read_identified_view(line, &self.window) {
-            Ok(view) => view,
+        let record = match R::read(line, &self.window, &self.ingest.rules) {
+            Ok(record) => record,
             Err(Rejection::Malformed(reason)) => {
                 self.reject(Reason::Malformed, number, "malformed_json", reason);
                 return Ok(None);
             }
             Err(Rejection::Invalid(invalid)) => {
-                self.state.rejected.add(Reason::Invalid);
+                self.ingest.rejected.add(Reason::Invalid);
                 let errors = || invalid.errors().iter().map(BadField::from).collect();
                 self.receipt.reject(number, errors);
                 return Ok(None);
             }
         };
-        if !self.caller.may_deal_with(view.user_id) {
-            self.state.rejected.add(Reason::Forbidden);
+        if record
+            .user()
+            .is_some_and(|user| !self.caller.may_deal_with(user))
+        {
+            self.ingest.rejected.add(Reason::Forbidden);
             self.receipt.reject(number, || {
                 vec![BadField {
                     field: "user_id".to_owned(),
@@ -139,18 +158,17 @@ impl<'a> Intake<'a> {
             });
             return Ok(None);
         }
-        let content = (view.request_id, self.state.recent.fingerprint(&view));
-        let claims = ClaimSet::One(Claim::first(view));
+        let content = record.content(&self.ingest.recent);
         let Some(gathering) = &mut self.gathering else {
-            return Ok(Some(Left { claims, content }));
+            return Ok(Some(Left { record, content }));
         };
-        match gathering.block.push(claims) {
+        match gathering.block.push(record) {
             Ok(()) => {
                 gathering.numbers.push(number);
                 gathering.contents.push(content);
                 Ok(None)
             }
-            Err(claims) => Ok(Some(Left { claims, content })),
+            Err(record) => Ok(Some(Left { record, content })),
         }
     }
 
@@ -161,7 +179,7 @@ impl<'a> Intake<'a> {
         code: &'static str,
         detail: impl Into<String>,
     ) {
-        self.state.rejected.add(reason);
+        self.ingest.rejected.add(reason);
         self.receipt.reject(number, || {
             vec![BadField {
                 field: String::new(),
@@ -171,19 +189,19 @@ impl<'a> Intake<'a> {
         });
     }
 
-    /// Sends the gathered views off and opens a block for `left` and those to come.
+    /// Sends the gathered records off and opens a block for `left` and those to come.
     ///
     /// # Errors
-    /// When views of an earlier block are neither in ClickHouse nor on disk.
+    /// When records of an earlier block are neither in ClickHouse nor on disk.
     pub(super) async fn send_off_and_take(
         &mut self,
         number: u64,
-        left: Left,
+        left: Left<R>,
     ) -> Result<(), Problem> {
         self.send_off().await?;
-        let mut block = self.state.writer.open_block().await;
-        // An empty block has room for any view.
-        if block.push(left.claims).is_err() {
+        let mut block = self.ingest.writer.open_block().await;
+        // An empty block has room for any record.
+        if block.push(left.record).is_err() {
             self.reject(
                 Reason::TooLong,
                 number,
@@ -199,11 +217,11 @@ impl<'a> Intake<'a> {
             since: Instant::now(),
         });
         // Time passes while a long batch arrives.
-        self.window = self.state.window();
+        self.window = self.ingest.window();
         Ok(())
     }
 
-    /// Sends the gathered views off, once the block before them has its outcome.
+    /// Sends the gathered records off, once the block before them has its outcome.
     ///
     /// # Errors
     /// As for [`Intake::send_off_and_take`].
@@ -212,11 +230,11 @@ impl<'a> Intake<'a> {
             return Ok(());
         };
         self.settle().await?;
-        let (block, numbers, pending) = self.hold(gathering);
+        let (block, numbers, pending, rivals) = self.hold(gathering);
         if block.is_empty() {
             return Ok(());
         }
-        let (writer, to_spool) = (self.state.writer.clone(), self.to_spool);
+        let (writer, to_spool) = (self.ingest.writer.clone(), self.to_spool);
         // Goes on when the client goes away.
         let outcomes = tokio::spawn(async move {
             if to_spool {
@@ -229,25 +247,28 @@ impl<'a> Intake<'a> {
             outcomes,
             numbers,
             pending,
+            rivals,
         });
         Ok(())
     }
 
-    /// Holds the gathered views' identities; those that are known with other content are taken out.
-    fn hold(
-        &mut self,
-        gathering: Gathering,
-    ) -> (Block<ClaimSet>, Vec<u64>, PendingBlock<RequestId>) {
+    /// Holds the gathered records' identities; those that are known with other content are taken out,
+    /// or named to be settled.
+    fn hold(&mut self, gathering: Gathering<R>) -> Held<R> {
         let Gathering {
             mut block,
             mut numbers,
             contents,
             ..
         } = gathering;
-        let (pending, conflicts) = self.state.recent.hold_all(&contents);
+        let (pending, conflicts) = self.ingest.recent.hold_all(&contents, R::ON_CONFLICT);
+        if R::ON_CONFLICT == OnConflict::Note {
+            let rivals = conflicts.iter().map(|place| contents[*place].0).collect();
+            return (block, numbers, pending, rivals);
+        }
         if !conflicts.is_empty() {
             for place in &conflicts {
-                self.state.rejected.add(Reason::Conflict);
+                self.ingest.rejected.add(Reason::Conflict);
                 self.receipt.reject(numbers[*place], || {
                     vec![BadField {
                         field: "request_id".to_owned(),
@@ -261,7 +282,7 @@ impl<'a> Intake<'a> {
             let kept = (0..numbers.len()).filter(|place| keep(*place));
             numbers = kept.map(|place| numbers[place]).collect();
         }
-        (block, numbers, pending)
+        (block, numbers, pending, Vec::new())
     }
 
     async fn settle(&mut self) -> Result<(), Problem> {
@@ -269,6 +290,7 @@ impl<'a> Intake<'a> {
             outcomes,
             numbers,
             pending,
+            rivals,
         }) = self.on_its_way.take()
         else {
             return Ok(());
@@ -278,17 +300,20 @@ impl<'a> Intake<'a> {
             .await
             .unwrap_or_else(|_| vec![Err(pipeline::Error::Unavailable); numbers.len()]);
         pending.settle(|place| outcomes[place].is_ok());
+        if !rivals.is_empty() {
+            R::settle(&self.ingest.rules, rivals).await;
+        }
         let mut failed = None;
         for (number, outcome) in numbers.into_iter().zip(outcomes) {
             match outcome {
                 Ok(Ack::Stored) => self.receipt.stored += 1,
                 Ok(Ack::Spooled) => self.receipt.spooled += 1,
                 Err(pipeline::Error::Refused) => {
-                    let detail = "the store refuses this view";
+                    let detail = "the store refuses this record";
                     self.reject(Reason::Quarantined, number, "refused_by_store", detail);
                 }
                 Err(error) => {
-                    self.state.rejected.add(error.into());
+                    self.ingest.rejected.add(error.into());
                     failed = Some(error);
                 }
             }

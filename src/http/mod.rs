@@ -11,24 +11,30 @@
 
 mod accept;
 mod access;
+mod acknowledgement;
 mod answer;
 mod batches;
 mod body;
 mod dashboard;
 mod elements;
+mod event_reports;
+mod events;
 mod extract;
 mod health;
+mod ingest;
 mod intake;
 mod listener;
 mod metrics;
 mod openapi;
 mod page_views;
+mod postman;
 mod problem;
 mod rejected;
 mod reports;
 mod request_id;
 mod requests;
 mod state;
+mod versions;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -49,13 +55,15 @@ use utoipa_axum::routes;
 
 pub use access::Access;
 use access::{API_KEY, Guard, guard};
+pub use ingest::{Acceptance, EventRules, Ingest, Posted};
 pub use listener::{BoundedListener, Connections, Peer};
 pub use openapi::document;
+pub use postman::collection as postman_collection;
 pub use problem::{Kind, Problem};
 pub use rejected::Rejected;
 use requests::{Observe, Requests};
+pub use state::AppState;
 use state::Shared;
-pub use state::{Acceptance, AppState};
 
 /// How long a body may pause before it counts as broken off.
 const BODY_PAUSE: Duration = Duration::from_secs(20);
@@ -63,16 +71,20 @@ const BODY_PAUSE: Duration = Duration::from_secs(20);
 /// All routes, over `state`, for those whom `access` lets in.
 pub fn router(state: AppState, access: Access) -> Router {
     let max_body_bytes = state.max_body_bytes;
-    let (router, mut document) = api().split_for_parts();
-    openapi::complete(&mut document);
+    let document = document();
     let others = ["/", "/openapi.json", "/problems"].map(str::to_owned);
     let routes = document.paths.paths.keys().cloned().chain(others);
-    let requests = Requests::new(routes, &state.metrics, state.rejected.clone());
+    let requests = Requests::new(routes, &state.metrics, state.views.rejected.clone());
     let docs = dashboard::paths().chain(openapi::PATHS.iter().copied());
     let guards = Guard::new(access, &document, docs, state.clock.clone());
     // Rendered once: a router is copied for every connection.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
-    let router = router
+    let (traffic, events) = (Router::from(traffic()), Router::from(events()));
+    let version = traffic.clone().merge(events);
+    let router = traffic
+        .merge(Router::from(health()))
+        .nest("/v1", version.clone())
+        .nest("/latest", version)
         .with_state(Arc::new(state))
         .route(
             "/openapi.json",
@@ -100,9 +112,9 @@ pub fn router(state: AppState, access: Access) -> Router {
         ]))
 }
 
-/// The documented routes.
-fn api() -> OpenApiRouter<Shared> {
-    OpenApiRouter::with_openapi(openapi::base())
+/// Page views and the reports on them.
+fn traffic() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
         .routes(routes!(
             page_views::post,
             page_views::put,
@@ -115,9 +127,30 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(reports::days))
         .routes(routes!(reports::pages))
         .routes(routes!(reports::site))
+}
+
+/// Events and the reports on them.
+fn events() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(events::post))
+        .routes(routes!(event_reports::counters))
+        .routes(routes!(event_reports::funnel))
+}
+
+/// What is no part of any version.
+fn health() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
         .routes(routes!(metrics::scrape))
+}
+
+/// All documented routes, each under one of its paths.
+fn api() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(traffic())
+        .nest("/v1", events())
+        .merge(health())
 }
 
 /// The browser's own errors are not problem documents.

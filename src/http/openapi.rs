@@ -32,10 +32,14 @@ pub(super) fn base() -> OpenApi {
                 .title("traffic-api")
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(
-                    "Takes in page views and answers exact per-user daily reports. \
+                    "Takes in page views and events and answers exact reports. \
                      Every error is a problem document (RFC 9457). Where the service has keys, an \
                      operation needs one with the scope that it names; answers then say how the \
-                     caller stands with its limits (`RateLimit`, `RateLimit-Policy`).",
+                     caller stands with its limits (`RateLimit`, `RateLimit-Policy`).\n\n\
+                     `/latest` serves the same as `/v1`, now and in every later version; a client that \
+                     must not be surprised uses `/v1`. Both also serve `/api/traffic` \
+                     (`/v1/api/traffic/...`), which stays at its plain path as well. Each path is listed \
+                     once here.",
                 ))
                 .build(),
         )
@@ -112,11 +116,12 @@ fn complete_reports(document: &mut OpenApi) {
         ("etag", "Of the body; strong"),
         (
             "data-complete-through",
-            "An RFC 3339 time: every view that this instance acknowledged before it is counted",
+            "An RFC 3339 time: whatever this instance acknowledged before it is counted",
         ),
         (
             "rows-spooled",
-            "How many rows wait on this instance's disk, counted by no report yet",
+            "How many rows wait on this instance's disk, of views and events together, counted by no \
+             report yet",
         ),
     ];
     let reports = document.paths.paths.values_mut();

@@ -2,12 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::Caller;
+use super::acknowledgement::{StorageState, acknowledged, prefers_async};
 use super::extract::{JsonBytes, PathId};
 use super::openapi::{Conflict, Malformed, NotFound, Overloaded, Unprocessable, WrongBody};
 use super::problem::{Kind, Problem};
@@ -58,16 +59,6 @@ pub(super) struct PageViewPatch {
     page_url: Option<String>,
 }
 
-/// Where an acknowledged view is.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum StorageState {
-    /// Committed in ClickHouse; counted by every report.
-    Stored,
-    /// Fsynced on the disk of the instance that answered; counted once it has reached ClickHouse.
-    Spooled,
-}
-
 /// A page view as the service has it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PageViewDocument {
@@ -103,21 +94,6 @@ impl PageViewDocument {
     }
 }
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
-pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-pub(super) const RESPOND_ASYNC: &str = "respond-async";
-
-/// Whether the client is content with a view that is fsynced but not yet in ClickHouse (RFC 7240).
-pub(super) fn prefers_async(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(PREFER)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|preference| preference.split([';', '=']).next())
-        .any(|name| name.trim().eq_ignore_ascii_case(RESPOND_ASYNC))
-}
-
 /// Post a page view
 ///
 /// Idempotent: the same view again gives the same answer and counts once, so retry until you get
@@ -146,43 +122,25 @@ pub(super) async fn post(
 ) -> Result<Response, Problem> {
     let view = read_view(body.bytes(), request_id, &state.window())?;
     caller.check_user(view.user_id)?;
-    let pending = state
-        .recent
-        .hold(request_id, &view)
-        .map_err(|_| Problem::new(Kind::RequestIdConflict))?;
     let claim = Claim::first(view);
     let mut document = PageViewDocument::new(&claim, StorageState::Stored);
-    let claims = ClaimSet::One(claim);
     let prefers_async = prefers_async(&headers);
-    let acknowledged = async {
-        let receipt = if prefers_async {
-            state.writer.admit_to_spool(claims)?
-        } else {
-            state.writer.admit(claims)?
-        };
-        receipt.await
+    let posted = ClaimSet::One(claim);
+    let ack = state.views.post(posted, prefers_async).await?;
+    let status = match ack {
+        Ack::Stored => StatusCode::CREATED,
+        Ack::Spooled => StatusCode::ACCEPTED,
     };
-    let status = match acknowledged.await {
-        Ok(Ack::Stored) => StatusCode::CREATED,
-        Ok(Ack::Spooled) => {
-            document.state = StorageState::Spooled;
-            StatusCode::ACCEPTED
-        }
-        Err(error) => {
-            pending.release();
-            return Err(error.into());
-        }
-    };
+    document.state = ack.into();
     let location = (
         header::LOCATION,
         format!("/api/traffic/{}", request_id.get()),
     );
-    let mut response = (status, [location], Json(document)).into_response();
-    if prefers_async && status == StatusCode::ACCEPTED {
-        let applied = HeaderValue::from_static(RESPOND_ASYNC);
-        response.headers_mut().insert(PREFERENCE_APPLIED, applied);
-    }
-    Ok(response)
+    Ok(acknowledged(
+        status,
+        prefers_async,
+        ([location], Json(document)),
+    ))
 }
 
 /// Replace a page view
@@ -240,7 +198,7 @@ async fn update(
         .await?
     {
         Update::Stored(claim) => {
-            state.recent.updated(&request_id, &claim.view);
+            state.views.recent.updated(&request_id, &claim.view);
             Ok(Json(PageViewDocument::new(&claim, StorageState::Stored)))
         }
         Update::Unknown => Err(Problem::new(Kind::PageViewNotFound)),

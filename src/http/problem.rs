@@ -43,11 +43,13 @@ pub enum Kind {
     UnsupportedMediaType,
     /// Fields are missing, unknown or out of range.
     InvalidPageView,
+    /// Fields of an event are missing, unknown or out of range.
+    InvalidEvent,
     /// Parameters are unknown, repeated or out of range.
     InvalidParameters,
     /// A long answer is too long to be kept for reading it in parts.
     AnswerTooLong,
-    /// ClickHouse refuses this very view for good.
+    /// ClickHouse refuses this very record for good.
     RefusedByStore,
     /// The caller has used up a limit.
     RateLimited,
@@ -84,6 +86,7 @@ impl Kind {
         Kind::BodyTooLarge,
         Kind::UnsupportedMediaType,
         Kind::InvalidPageView,
+        Kind::InvalidEvent,
         Kind::InvalidParameters,
         Kind::AnswerTooLong,
         Kind::RefusedByStore,
@@ -111,6 +114,7 @@ impl Kind {
             Kind::BodyTooLarge => "body-too-large",
             Kind::UnsupportedMediaType => "unsupported-media-type",
             Kind::InvalidPageView => "invalid-page-view",
+            Kind::InvalidEvent => "invalid-event",
             Kind::InvalidParameters => "invalid-parameters",
             Kind::AnswerTooLong => "answer-too-long",
             Kind::RefusedByStore => "refused-by-store",
@@ -137,6 +141,7 @@ impl Kind {
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::InvalidPageView
+            | Kind::InvalidEvent
             | Kind::InvalidParameters
             | Kind::AnswerTooLong
             | Kind::RefusedByStore => StatusCode::UNPROCESSABLE_ENTITY,
@@ -163,9 +168,10 @@ impl Kind {
             Kind::BodyTooLarge => "The body is too large",
             Kind::UnsupportedMediaType => "The type or coding of the body is not supported",
             Kind::InvalidPageView => "The page view is not valid",
+            Kind::InvalidEvent => "The event is not valid",
             Kind::InvalidParameters => "The parameters are not valid",
             Kind::AnswerTooLong => "The answer is too long to be read in parts; ask for less",
-            Kind::RefusedByStore => "The store refuses this page view",
+            Kind::RefusedByStore => "The store refuses this record",
             Kind::RateLimited => "A limit is used up; try again",
             Kind::BufferFull => "The service is busy; nothing was kept, try again",
             Kind::StoreUnavailable => "The store did not confirm; try again",
@@ -243,6 +249,22 @@ impl Problem {
             errors: invalid.errors().iter().map(BadField::from).collect(),
             ..Problem::new(Kind::InvalidParameters)
         }
+    }
+
+    /// Why a body is not an event.
+    pub(super) fn event(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Malformed(reason) => Problem::new(Kind::MalformedJson).with_detail(reason),
+            Rejection::Invalid(invalid) => Self {
+                errors: invalid.errors().iter().map(BadField::from).collect(),
+                ..Problem::new(Kind::InvalidEvent)
+            },
+        }
+    }
+
+    /// Its kind.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Adds what is special about this occurrence.

@@ -1,12 +1,12 @@
-//! Views that clients sent and that are not kept, by reason.
+//! Records that clients sent and that are not kept, by reason.
 
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntCounterVec};
 
 use super::problem::Kind;
 use crate::pipeline;
-use crate::telemetry::metrics::{Metrics, VIEWS_REJECTED};
+use crate::telemetry::metrics::{EVENTS_REJECTED, Metrics, VIEWS_REJECTED};
 
-/// Why a view is not kept.
+/// Why a record is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
     /// It can't be read.
@@ -15,7 +15,7 @@ pub(super) enum Reason {
     Invalid,
     /// It is longer than it may be.
     TooLong,
-    /// Another view is known under its id.
+    /// Another record is known under its id.
     Conflict,
     /// The ingest buffer is full.
     Full,
@@ -62,9 +62,17 @@ impl From<pipeline::Error> for Reason {
 pub struct Rejected(Vec<IntCounter>);
 
 impl Rejected {
-    /// None yet, shown among `metrics`.
-    pub fn new(metrics: &Metrics) -> Self {
-        let counts = metrics.counter(&VIEWS_REJECTED);
+    /// Of page views: none yet, shown among `metrics`.
+    pub fn views(metrics: &Metrics) -> Self {
+        Self::of(metrics.counter(&VIEWS_REJECTED))
+    }
+
+    /// Of events, likewise.
+    pub fn events(metrics: &Metrics) -> Self {
+        Self::of(metrics.counter(&EVENTS_REJECTED))
+    }
+
+    fn of(counts: IntCounterVec) -> Self {
         let count = |(_, label): &(Reason, &str)| counts.with_label_values(&[*label]);
         Self(Reason::ALL.iter().map(count).collect())
     }
@@ -73,13 +81,13 @@ impl Rejected {
         self.0[reason as usize].inc();
     }
 
-    /// A single view whose request ended with this problem.
-    pub(super) fn view(&self, problem: Kind) {
+    /// A single record whose request ended with this problem.
+    pub(super) fn single(&self, problem: Kind) {
         self.add(match problem {
             Kind::MalformedId | Kind::MalformedJson | Kind::UnsupportedMediaType => {
                 Reason::Malformed
             }
-            Kind::InvalidPageView => Reason::Invalid,
+            Kind::InvalidPageView | Kind::InvalidEvent => Reason::Invalid,
             Kind::BodyTooLarge => Reason::TooLong,
             Kind::RequestIdConflict => Reason::Conflict,
             Kind::BufferFull => Reason::Full,

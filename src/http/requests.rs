@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::problem::Kind;
 use super::rejected::Rejected;
 use super::request_id::{self, X_REQUEST_ID};
+use super::versions;
 use crate::telemetry::metrics::{
     HTTP_DURATION, HTTP_IN_FLIGHT, HTTP_REQUESTS, LATENCY_SECONDS, Metrics,
 };
@@ -51,10 +52,21 @@ const STATUSES: &[u16] = &[
 /// The client went away before its answer; nginx's number for that.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
+/// Which route a path leads to; the versions of a path are one.
+type Places = HashMap<String, usize, foldhash::fast::FixedState>;
+
+fn places(routes: &[String]) -> Places {
+    let versions = routes.iter().enumerate().flat_map(|(place, route)| {
+        let paths = versions::others(route).chain([route.clone()]);
+        paths.map(move |path| (path, place))
+    });
+    versions.collect()
+}
+
 /// The measures of all requests.
 pub(super) struct Requests {
     routes: Vec<String>,
-    places: HashMap<String, usize, foldhash::fast::FixedState>,
+    places: Places,
     /// By route, then by method.
     series: Box<[Series]>,
     counts: IntCounterVec,
@@ -91,7 +103,7 @@ impl Requests {
         let routes: Vec<String> = known.chain(routes).collect();
         let series = (0..routes.len() * METHODS.len()).map(|_| Series::default());
         let requests = Arc::new(Self {
-            places: routes.iter().cloned().zip(0..).collect(),
+            places: places(&routes),
             series: series.collect(),
             routes,
             counts: metrics.counter(&HTTP_REQUESTS),
@@ -249,7 +261,7 @@ impl Pending {
         if let Some(kind) = self.problem
             && self.requests.is_single_view(self.target)
         {
-            self.requests.rejected.view(kind);
+            self.requests.rejected.single(kind);
         }
         response.headers_mut().insert(X_REQUEST_ID, self.id.clone());
     }
@@ -309,7 +321,7 @@ mod tests {
     async fn a_panic_is_counted_as_a_failed_request_with_an_id() {
         let metrics = Metrics::default();
         let routes = ["/breaks".to_owned()];
-        let requests = Requests::new(routes, &metrics, Rejected::new(&metrics));
+        let requests = Requests::new(routes, &metrics, Rejected::views(&metrics));
         let mut router: Router = Router::new()
             .route("/breaks", get(breaks))
             .layer(CatchPanicLayer::custom(crate::http::panicked))

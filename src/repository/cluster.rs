@@ -141,6 +141,7 @@ mod tests {
                 database: "traffic".to_owned(),
                 cluster: cluster.map(str::to_owned),
                 retention_days: 90,
+                event_retention_days: Some(30),
                 fsync: false,
             };
             let row = |(user, day, is_deleted): &(u32, u32, bool)| Claim {

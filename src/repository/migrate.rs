@@ -10,7 +10,8 @@ use clickhouse::{Client, Row};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ClickHouse, DDL_DEADLINE, Error, Schema, deadline, render};
+use super::drifts::{Setting, drifts};
+use super::{ClickHouse, DDL_DEADLINE, Error, deadline, render};
 
 /// One file of `migrations/`; a landed file is never edited.
 #[derive(Debug, Clone, Copy)]
@@ -70,41 +71,17 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0009_traffic_pages_snapshots",
         template: include_str!("../../migrations/0009_traffic_pages_snapshots.sql"),
     },
+    Migration {
+        version: 10,
+        name: EVENTS,
+        template: include_str!("../../migrations/0010_events.sql"),
+    },
 ];
 
 /// The migration since which late rows are marked: what was sealed before it ran is not to be trusted.
 pub(super) const MARKS: &str = "0008_traffic_late";
-
-/// A table that forgets.
-struct Retained {
-    table: &'static str,
-    /// The column that says of which day a row is.
-    time: &'static str,
-    /// How long a day's rows are kept, in days beyond the configured retention; as in the migrations.
-    beyond: u32,
-    /// Whether a cluster keeps it whole on every server, under its plain name.
-    shared: bool,
-}
-
-const fn retained(table: &'static str, time: &'static str, beyond: u32) -> Retained {
-    Retained {
-        table,
-        time,
-        beyond,
-        shared: false,
-    }
-}
-
-const RETAINED: &[Retained] = &[
-    retained("traffic", "created_at", 1),
-    retained("traffic_by_request", "created_at", 2),
-    retained("traffic_hourly", "hour", 1),
-    retained("traffic_hourly_pages", "hour", 1),
-    Retained {
-        shared: true,
-        ..retained("traffic_seals", "hour", 2)
-    },
-];
+/// The same for events, whose rows are marked from the first on.
+pub(super) const EVENTS: &str = "0010_events";
 
 const LEDGER_TABLE: &str = "schema_migrations";
 const LEDGER: &str = "\
@@ -323,21 +300,6 @@ async fn record(
     .await
 }
 
-/// A table's setting that is not as configured.
-pub(super) struct Drift {
-    pub(super) table: String,
-    pub(super) setting: Setting,
-    /// What puts it right.
-    alter: String,
-}
-
-/// What of a table is configuration, not history.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Setting {
-    Retention,
-    Fsync,
-}
-
 /// Sets retention and fsync to what is configured now.
 async fn configure(
     clickhouse: &ClickHouse,
@@ -347,57 +309,9 @@ async fn configure(
     for drift in drifts(&clickhouse.schema, client).await? {
         execute(client, &drift.alter).await?;
         match drift.setting {
-            Setting::Retention => outcome.retention_changed.push(drift.table),
+            Setting::Retention(_) => outcome.retention_changed.push(drift.table),
             Setting::Fsync => outcome.fsync_changed.push(drift.table),
         }
     }
     Ok(())
-}
-
-/// What makes a row outlive a power loss, also when its part was merged into another
-/// (<https://clickhouse.com/docs/operations/settings/merge-tree-settings#fsync_after_insert>).
-const FSYNC: [&str; 3] = [
-    "fsync_after_insert",
-    "fsync_part_directory",
-    "min_rows_to_fsync_after_merge",
-];
-
-/// What is not as configured.
-pub(super) async fn drifts(schema: &Schema, client: &Client) -> Result<Vec<Drift>, Error> {
-    let on_cluster = schema.on_cluster();
-    let mut drifts = Vec::new();
-    for retained in RETAINED {
-        let table = match retained.shared {
-            true => retained.table.to_owned(),
-            false => schema.local_table(retained.table),
-        };
-        let query = client
-            .query("SELECT create_table_query FROM system.tables WHERE database = ? AND name = ?")
-            .bind(schema.database.as_str())
-            .bind(table.as_str());
-        let Some(ddl) = deadline(DDL_DEADLINE, query.fetch_optional::<String>()).await? else {
-            continue;
-        };
-        let (time, days) = (retained.time, schema.retention_days + retained.beyond);
-        let ttl = format!("toStartOfDay({time}) + toIntervalDay({days})");
-        if !ddl.contains(&ttl) {
-            drifts.push(Drift {
-                alter: format!("ALTER TABLE {table}{on_cluster} MODIFY TTL {ttl}"),
-                setting: Setting::Retention,
-                table: table.clone(),
-            });
-        }
-        let synced = |setting: &&&str| ddl.contains(&format!("{setting} = 1"));
-        let expected = if schema.fsync { FSYNC.len() } else { 0 };
-        if FSYNC.iter().filter(synced).count() != expected {
-            let on = u8::from(schema.fsync);
-            let settings = FSYNC.map(|setting| format!("{setting} = {on}")).join(", ");
-            drifts.push(Drift {
-                alter: format!("ALTER TABLE {table}{on_cluster} MODIFY SETTING {settings}"),
-                setting: Setting::Fsync,
-                table,
-            });
-        }
-    }
-    Ok(drifts)
 }

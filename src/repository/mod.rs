@@ -1,10 +1,10 @@
 //! ClickHouse: the only place, with `migrations/`, where SQL lives.
 //!
-//! Purpose: write batches, keep the claims of each view, answer reports, keep the schema.
+//! Purpose: write batches, keep the claims of each view and event, answer reports, keep the schema.
 //!
 //! Invariants: a write is confirmed only after ClickHouse has committed it, materialized views
-//! included; no value is pasted into SQL as text other than numbers, and identifiers that the
-//! configuration has checked; every call has a deadline; a server's error text goes to the log,
+//! included; no value is pasted into SQL as text other than numbers, UUIDs, names of event types, which
+//! have letters and digits only, and identifiers that the configuration has checked; every call has a deadline; a server's error text goes to the log,
 //! never to a client.
 //!
 //! Refuses to know: HTTP answers, where the server came from.
@@ -12,7 +12,9 @@
 mod cluster;
 mod columns;
 mod days;
+mod drifts;
 mod errors;
+mod events;
 mod measures;
 mod migrate;
 mod page_views;
@@ -22,8 +24,10 @@ mod render;
 mod reports;
 mod rows;
 mod sealed;
+mod sealed_tables;
 mod sealer;
 mod seals;
+mod server_time;
 mod settlement;
 mod site;
 mod snapshots;
@@ -45,6 +49,7 @@ use measures::InsertMeasures;
 use statements::{QUERY_ID, Statements};
 
 pub use errors::Error;
+pub use events::{EventReports, RivalEvents};
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
 pub use page_views::{Lookup, PageViews, Removal, Update};
 pub use reconcile::{
@@ -55,7 +60,8 @@ pub use render::{Schema, render};
 pub use reports::{Plan, Reports};
 pub use rows::readable;
 pub use sealer::{LastRefresh, Sealer, SealerStats};
-pub use seals::{HourState, LEAST_SEAL_DELAY, Seals, ServerTime, Survey};
+pub use seals::{HourState, LEAST_SEAL_DELAY, Seals, Survey};
+pub use server_time::ServerTime;
 pub use settlement::Unfinished;
 pub use snapshots::{MAX_SNAPSHOT_ROWS, Moment, SNAPSHOT_LIFE};
 pub use verify::verify;

@@ -11,6 +11,7 @@
 //! | `${cluster}` | nothing | `'C'` |
 //! | `${database}` | the name | the name |
 //! | `${retention_days+1}`, `${retention_days+2}` | the days | the days |
+//! | `${events_ttl:COLUMN+1}` | the events' TTL and a space, nothing where they are kept for ever | the same |
 //!
 //! Statements end with `;` at the end of a line. One that begins with the comment
 //! `-- only: cluster` is left out on a single server.
@@ -24,6 +25,8 @@ pub struct Schema {
     pub cluster: Option<String>,
     /// How long views are kept, in days.
     pub retention_days: u32,
+    /// How long events are kept, in days; `None` for ever.
+    pub event_retention_days: Option<u32>,
     /// Whether ClickHouse fsyncs every insert.
     pub fsync: bool,
 }
@@ -83,9 +86,21 @@ impl Schema {
             "database" => self.database.clone(),
             "retention_days+1" => (self.retention_days + 1).to_string(),
             "retention_days+2" => (self.retention_days + 2).to_string(),
+            "events_ttl" => {
+                let (column, beyond) = argument.split_once('+').ok_or("an incomplete TTL")?;
+                let beyond: u32 = beyond.parse().map_err(|_| "a TTL without days")?;
+                self.event_retention_days.map_or(String::new(), |days| {
+                    format!("TTL {} ", ttl(column, days + beyond))
+                })
+            }
             unknown => return Err(format!("unknown placeholder ${{{unknown}}}")),
         })
     }
+}
+
+/// When a row goes: all of a day at one instant.
+pub(super) fn ttl(column: &str, days: u32) -> String {
+    format!("toStartOfDay({column}) + toIntervalDay({days})")
 }
 
 /// The statements of one migration file for `schema`.

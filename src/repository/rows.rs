@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::events;
 use crate::domain::{
     Claim, ClaimSet, CreatedAt, PageUrl, PageView, RequestId, Stream, UserId, Version,
 };
@@ -14,6 +15,7 @@ use crate::pipeline::{Batch, Record};
 pub(super) fn table(stream: Stream) -> &'static str {
     match stream {
         Stream::PageViews => "traffic",
+        Stream::Events => "events",
     }
 }
 
@@ -99,13 +101,13 @@ pub(super) fn read_row<'a>(rest: &mut &'a [u8]) -> Option<Row<'a>> {
     })
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, left) = rest.split_first_chunk()?;
     *rest = left;
     Some(*taken)
 }
 
-fn read_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+pub(super) fn read_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let mut length = 0_usize;
     for shift in (0..usize::BITS - 7).step_by(7) {
         let [byte] = take(rest)?;
@@ -119,8 +121,11 @@ fn read_string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     None
 }
 
-/// The claims in encoded rows of page views; as many as could be read.
+/// The claims in encoded rows of page views, as many as could be read; none in those of another stream.
 pub(super) fn decode_claims(batch: &Batch) -> Vec<Claim> {
+    if batch.stream != Stream::PageViews {
+        return Vec::new();
+    }
     let mut rest = &batch.bytes[..];
     let rows = std::iter::from_fn(|| read_row(&mut rest));
     rows.map(|row| Claim {
@@ -143,6 +148,9 @@ pub(super) fn is_page_views(batch: &Batch) -> bool {
 
 /// The rows of a batch for a person to read, one JSON object each.
 pub fn readable(batch: &Batch) -> Vec<Value> {
+    if let Some(rows) = events::readable(batch) {
+        return rows;
+    }
     if !is_page_views(batch) {
         // Written by another version of the service: its encoding is not known here.
         return vec![json!({"columns": batch.columns, "encoded_bytes": batch.bytes.len()})];

@@ -12,7 +12,9 @@ use clickhouse::Row;
 use serde::Deserialize;
 
 use super::measures::Source;
-use super::seals::{ServerTime, late_since, trusted_since};
+use super::sealed_tables::{EVENTS, PAGE_VIEWS, SealedTables};
+use super::seals::{late_since, trusted_since};
+use super::server_time::ServerTime;
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{Hour, ReportWindow, UserId};
 
@@ -149,7 +151,7 @@ pub(super) async fn clean_for_user(
     seen: &LastSeen,
 ) -> Result<CleanHours, Error> {
     let whose = format!("user_id = {} AND ", user_id.get());
-    clean_hours(clickhouse, window, &whose, since, seen).await
+    clean_hours(clickhouse, &PAGE_VIEWS, window, &whose, since, seen).await
 }
 
 /// The hours of `window` that can be read from the counts of the whole site, as for one user.
@@ -159,19 +161,32 @@ pub(super) async fn clean_for_site(
     since: Option<ServerTime>,
     seen: &LastSeen,
 ) -> Result<CleanHours, Error> {
-    clean_hours(clickhouse, window, "", since, seen).await
+    clean_hours(clickhouse, &PAGE_VIEWS, window, "", since, seen).await
+}
+
+/// The hours of `window` that can be read from the counts of events, as for one user.
+pub(super) async fn clean_for_events(
+    clickhouse: &ClickHouse,
+    window: ReportWindow,
+    since: Option<ServerTime>,
+    seen: &LastSeen,
+) -> Result<CleanHours, Error> {
+    clean_hours(clickhouse, &EVENTS, window, "", since, seen).await
 }
 
 /// The sealed hours, less those in which a row of `whose` may have come after the seal. Marks that every
 /// seal covers are not asked for: the index on `late_at` spares their rows.
 async fn clean_hours(
     clickhouse: &ClickHouse,
+    tables: &SealedTables,
     window: ReportWindow,
     whose: &str,
     since: Option<ServerTime>,
     seen: &LastSeen,
 ) -> Result<CleanHours, Error> {
-    let (seals, marks) = (seals(window), |since| marks(window, whose, since));
+    let (seals, marks) = (seals(tables, window), |since| {
+        marks(tables, window, whose, since)
+    });
     let mut rows;
     let oldest = if let Some(since) = since {
         rows = look(clickhouse, &format!("{seals} UNION ALL {}", marks(since))).await?;
@@ -228,23 +243,25 @@ fn in_whole_hours(column: &str, window: ReportWindow) -> String {
     format!("{column} >= toDateTime({from}, 'UTC') AND {column} < toDateTime({until}, 'UTC')")
 }
 
-fn seals(window: ReportWindow) -> String {
+fn seals(tables: &SealedTables, window: ReportWindow) -> String {
+    let seals = tables.seals;
     format!(
         "SELECT toUnixTimestamp(hour) AS start, toUnixTimestamp64Milli(max(sealed_at)) AS sealed, \
-         toInt64(0) AS marked FROM traffic_seals WHERE {} GROUP BY hour \
+         toInt64(0) AS marked FROM {seals} WHERE {} GROUP BY hour \
          UNION ALL SELECT toUInt32({TRUSTED}), {}, toInt64(0)",
         in_whole_hours("hour", window),
-        trusted_since(),
+        trusted_since(tables),
     )
 }
 
 /// The newest mark of each hour that counts as of `since`, or of any later time, may not cover.
-fn marks(window: ReportWindow, whose: &str, since: ServerTime) -> String {
+fn marks(tables: &SealedTables, window: ReportWindow, whose: &str, since: ServerTime) -> String {
+    let SealedTables { claims, time, .. } = tables;
     format!(
-        "SELECT toUnixTimestamp(toStartOfHour(created_at)) AS start, toInt64(0) AS sealed, \
-         toUnixTimestamp64Milli(max(late_at)) AS marked FROM traffic \
+        "SELECT toUnixTimestamp(toStartOfHour({time})) AS start, toInt64(0) AS sealed, \
+         toUnixTimestamp64Milli(max(late_at)) AS marked FROM {claims} \
          PREWHERE {whose}{} AND {} GROUP BY start",
-        in_whole_hours("created_at", window),
+        in_whole_hours(time, window),
         late_since(since),
     )
 }

@@ -41,7 +41,7 @@ const CHOICE: usize = 8;
 enum Work {
     /// Count the whole hour.
     Count,
-    /// Count the users with late rows; all of the hour was counted at this time.
+    /// Count what late rows are about; all of the hour was counted at this time.
     Late(ServerTime),
 }
 
@@ -61,7 +61,7 @@ pub struct LastRefresh {
 pub struct SealerStats {
     /// Hours counted in full.
     pub counted: u64,
-    /// Hours counted again for users with late rows.
+    /// Hours counted again for late rows.
     pub recounted: u64,
     /// Looks or counts that failed.
     pub failures: u64,
@@ -118,7 +118,8 @@ impl Sealer {
                         stats.failing = true;
                     });
                     self.failed.say(|left_out| {
-                        warn!(%error, left_out, retry_s = backoff.as_secs(), "sealing failed");
+                        let stream = self.seals.stream();
+                        warn!(stream, %error, left_out, retry_s = backoff.as_secs(), "sealing failed");
                     });
                     sleep(backoff).await;
                     backoff = (backoff * 2).min(LAST_BACKOFF);
@@ -151,7 +152,8 @@ impl Sealer {
             Work::Late(counted_at) => self.seals.reseal(hour, as_of, counted_at).await?,
         }
         let took = began.elapsed();
-        debug!(%hour, took_ms = took.as_millis(), ?work, "hour sealed");
+        let stream = self.seals.stream();
+        debug!(stream, %hour, took_ms = took.as_millis(), ?work, "hour sealed");
         self.note(|stats| {
             match work {
                 Work::Count => stats.counted += 1,

@@ -1,7 +1,7 @@
 //! Sealing: counting closed hours into the pre-aggregate, and knowing which are.
 //!
-//! The counting itself is done by materialized views (`migrations/0005`, `0006` and `0008`) that fire when a
-//! row asks for an hour. Here is the protocol around them, which makes the counts exact:
+//! The counting itself is done by materialized views (`migrations/0005`, `0006`, `0008` and `0010`) that
+//! fire when a row asks for an hour. Here is the protocol around them, which makes the counts exact:
 //!
 //! 1. The server's time is read first, and is what the counts are said to be as of.
 //! 2. The views count the hour. Every row that could be read at that time is in.
@@ -19,16 +19,13 @@ use std::time::Duration;
 use clickhouse::{Client, Row};
 use serde::Deserialize;
 
-use super::migrate::MARKS;
+use super::sealed_tables::{EVENTS, PAGE_VIEWS, SealedTables};
+use super::server_time::{INSERT_LIMIT, ServerTime, millis};
 use super::{ClickHouse, Error, READ_DEADLINE, SEAL_DEADLINE, SEAL_EXECUTION_SECS, deadline};
 use crate::domain::Hour;
 
 /// Rows that come within this time after their hour are not marked; as in `migrations/0008`.
 const MARK_SLACK: Duration = Duration::from_secs(1800);
-
-/// How long a row that is marked may take until it can be read, and how far the clocks of a cluster's
-/// servers may differ besides: five times the deadline of an insert.
-pub(super) const INSERT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How far the clocks of a cluster's servers may differ where an hour is sealed for the first time.
 const CLOCK_SKEW: Duration = Duration::from_secs(540);
@@ -43,55 +40,22 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(3600);
 
 /// How much memory one count may use before it goes to disk, in bytes.
 const MEMORY_BEFORE_DISK: &str = "1073741824";
-/// Which hours are sealed.
-const RECORD: &str = "traffic_seals";
 /// Sealing leaves the other cores to the reports.
 const THREADS: &str = "2";
 
-/// A moment by the ClickHouse server's own clock, in milliseconds since the Unix epoch. The service's
-/// clock does not come into it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ServerTime(i64);
-
-impl ServerTime {
-    /// This many milliseconds since the Unix epoch.
-    pub const fn from_millis(millis: i64) -> Self {
-        Self(millis)
-    }
-
-    /// Milliseconds since the Unix epoch.
-    pub const fn millis(self) -> i64 {
-        self.0
-    }
-
-    /// Whether counts of this time hold every row whose newest mark is `mark`.
-    pub(super) fn covers(self, mark: ServerTime) -> bool {
-        self.0 > mark.0 + millis(INSERT_LIMIT)
-    }
-
-    /// How long after `earlier` this is; zero when it is not.
-    pub fn since(self, earlier: ServerTime) -> Duration {
-        Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))
-    }
-}
-
-pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A condition, in SQL, on the rows of `traffic` that came late and may be missing from counts as of
+/// A condition, in SQL, on the claims that came late and may be missing from counts as of
 /// this time.
 pub(super) fn late_since(as_of: ServerTime) -> String {
-    let since = as_of.0 - millis(INSERT_LIMIT);
+    let since = as_of.millis() - millis(INSERT_LIMIT);
     format!("late_at >= fromUnixTimestamp64Milli(toInt64({since}), 'UTC')")
 }
 
 /// Since when seals are good, in SQL: rows that came before there were marks have none.
-pub(super) fn trusted_since() -> String {
-    let limit = millis(INSERT_LIMIT);
+pub(super) fn trusted_since(tables: &SealedTables) -> String {
+    let (limit, migration) = (millis(INSERT_LIMIT), tables.marked_since);
     format!(
         "assumeNotNull((SELECT toUnixTimestamp64Milli(max(applied_at)) + {limit} \
-         FROM schema_migrations WHERE name = '{MARKS}'))"
+         FROM schema_migrations WHERE name = '{migration}'))"
     )
 }
 
@@ -100,7 +64,7 @@ pub(super) fn trusted_since() -> String {
 pub struct HourState {
     /// Its counts are in, as of this time.
     pub sealed_at: Option<ServerTime>,
-    /// When all of it was last counted, not only the users with late rows.
+    /// When all of it was last counted, not only what late rows are about.
     pub counted_at: Option<ServerTime>,
     /// When its newest late row came.
     pub marked_at: Option<ServerTime>,
@@ -123,7 +87,7 @@ pub struct Survey {
     pub now: ServerTime,
     /// Seals as of this time or before are not trusted.
     pub trusted_since: ServerTime,
-    /// Every closed hour within the retention that is not older than the oldest view.
+    /// Every closed hour that is counted at all and not older than the oldest claim.
     pub hours: BTreeMap<Hour, HourState>,
 }
 
@@ -143,6 +107,7 @@ struct Marks {
 #[derive(Clone)]
 pub struct Seals {
     clickhouse: ClickHouse,
+    tables: &'static SealedTables,
     delay: Duration,
     marks: Arc<Mutex<Marks>>,
 }
@@ -168,14 +133,29 @@ struct MarkRow {
 }
 
 impl Seals {
-    /// Of the database in `clickhouse`; hours are closed `delay` after their end, which must be
+    /// Of the page views in `clickhouse`; hours are closed `delay` after their end, which must be
     /// [`LEAST_SEAL_DELAY`] at least for the counts to be exact.
     pub fn new(clickhouse: ClickHouse, delay: Duration) -> Self {
+        Self::of(&PAGE_VIEWS, clickhouse, delay)
+    }
+
+    /// The same of the events.
+    pub fn of_events(clickhouse: ClickHouse, delay: Duration) -> Self {
+        Self::of(&EVENTS, clickhouse, delay)
+    }
+
+    fn of(tables: &'static SealedTables, clickhouse: ClickHouse, delay: Duration) -> Self {
         Self {
             clickhouse,
+            tables,
             delay,
             marks: Arc::default(),
         }
+    }
+
+    /// Which stream this is about, for the log.
+    pub(super) fn stream(&self) -> &'static str {
+        self.tables.stream
     }
 
     /// The server's clock.
@@ -187,7 +167,7 @@ impl Seals {
             .clickhouse
             .reader()?
             .query("SELECT toUnixTimestamp64Milli(now64(3))");
-        Ok(ServerTime(
+        Ok(ServerTime::from_millis(
             deadline(READ_DEADLINE, query.fetch_one::<i64>()).await?,
         ))
     }
@@ -197,18 +177,25 @@ impl Seals {
     /// # Errors
     /// When ClickHouse can't answer.
     pub async fn survey(&self) -> Result<Survey, Error> {
-        let trusted_since = trusted_since();
-        let query = self.clickhouse.reader()?.query(&format!(
+        let reader = self.clickhouse.reader()?;
+        let trusted_since = trusted_since(self.tables);
+        let SealedTables {
+            claims,
+            time,
+            seals,
+            ..
+        } = self.tables;
+        let query = reader.query(&format!(
             "SELECT toUnixTimestamp64Milli(now64(3)) AS now, {trusted_since} AS trusted_since, \
-             assumeNotNull((SELECT toUnixTimestamp(min(created_at)) FROM traffic)) AS oldest"
+             assumeNotNull((SELECT toUnixTimestamp(min({time})) FROM {claims})) AS oldest"
         ));
         let bounds = deadline(READ_DEADLINE, query.fetch_one::<Bounds>()).await?;
-        let retained = i64::from(self.clickhouse.schema.retention_days) * 86_400;
+        let retained = i64::from((self.tables.days)(&self.clickhouse.schema)) * 86_400;
         let expired = u32::try_from(bounds.now / 1000 - retained).unwrap_or(0);
         let first = Hour::containing(bounds.oldest.max(expired));
         let mut hours = BTreeMap::new();
         let mut hour = first;
-        while bounds.oldest > 0 && self.is_closed(hour, ServerTime(bounds.now)) {
+        while bounds.oldest > 0 && self.is_closed(hour, ServerTime::from_millis(bounds.now)) {
             hours.insert(hour, HourState::default());
             hour = Hour::from(hour.end());
         }
@@ -219,18 +206,18 @@ impl Seals {
             .query(&format!(
                 "SELECT toUnixTimestamp(hour) AS start, \
                  toUnixTimestamp64Milli(max(sealed_at)) AS sealed, \
-                 toUnixTimestamp64Milli(max(counted_at)) AS counted FROM traffic_seals \
+                 toUnixTimestamp64Milli(max(counted_at)) AS counted FROM {seals} \
                  WHERE hour >= toDateTime(?, 'UTC') \
                  AND toUnixTimestamp64Milli(sealed_at) > {trusted_since} GROUP BY hour"
             ))
             .bind(first.start());
-        let now = ServerTime(bounds.now);
+        let now = ServerTime::from_millis(bounds.now);
         let mut oldest_seal = now;
         for row in deadline(READ_DEADLINE, query.fetch_all::<SealRow>()).await? {
             if let Some(state) = hours.get_mut(&Hour::containing(row.start)) {
-                state.sealed_at = Some(ServerTime(row.sealed));
-                state.counted_at = Some(ServerTime(row.counted));
-                oldest_seal = oldest_seal.min(ServerTime(row.sealed));
+                state.sealed_at = Some(ServerTime::from_millis(row.sealed));
+                state.counted_at = Some(ServerTime::from_millis(row.counted));
+                oldest_seal = oldest_seal.min(ServerTime::from_millis(row.sealed));
             }
         }
         for (hour, mark) in self.marks(first, now, oldest_seal).await? {
@@ -240,7 +227,7 @@ impl Seals {
         }
         Ok(Survey {
             now,
-            trusted_since: ServerTime(bounds.trusted_since),
+            trusted_since: ServerTime::from_millis(bounds.trusted_since),
             hours,
         })
     }
@@ -258,10 +245,11 @@ impl Seals {
             let recent = |then| now.since(then) < LOOK_AT_ALL;
             known.seen.filter(|_| known.all_seen.is_some_and(recent))
         };
+        let SealedTables { claims, time, .. } = self.tables;
         let sql = format!(
-            "SELECT toUnixTimestamp(toStartOfHour(created_at)) AS start, \
-             toUnixTimestamp64Milli(max(late_at)) AS marked FROM traffic \
-             PREWHERE {} AND created_at >= toDateTime({}, 'UTC') GROUP BY start",
+            "SELECT toUnixTimestamp(toStartOfHour({time})) AS start, \
+             toUnixTimestamp64Milli(max(late_at)) AS marked FROM {claims} \
+             PREWHERE {} AND {time} >= toDateTime({}, 'UTC') GROUP BY start",
             late_since(seen.unwrap_or(oldest_seal)),
             first.start()
         );
@@ -269,7 +257,10 @@ impl Seals {
         let rows = deadline(SEAL_DEADLINE, query.fetch_all::<MarkRow>()).await?;
         let mut known = known();
         for row in rows {
-            let (hour, mark) = (Hour::containing(row.start), ServerTime(row.marked));
+            let (hour, mark) = (
+                Hour::containing(row.start),
+                ServerTime::from_millis(row.marked),
+            );
             let newest = known.newest.entry(hour).or_insert(mark);
             *newest = mark.max(*newest);
         }
@@ -283,7 +274,7 @@ impl Seals {
 
     /// Whether no row can come into the hour any more without leaving a mark.
     pub fn is_closed(&self, hour: Hour, now: ServerTime) -> bool {
-        i64::from(hour.end()) * 1000 + millis(self.delay) <= now.0
+        i64::from(hour.end()) * 1000 + millis(self.delay) <= now.millis()
     }
 
     /// Counts the whole hour and records it. `as_of` is the server's time, read before.
@@ -291,13 +282,13 @@ impl Seals {
     /// # Errors
     /// When a step failed; the hour is then not recorded. [`Error::NotClosed`] when it is too early.
     pub async fn seal(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
-        self.count_users(hour, as_of).await?;
-        self.count_pages(hour, as_of).await?;
+        self.count_whole(hour, as_of).await?;
+        self.count_rest(hour, as_of).await?;
         self.record(hour, as_of, as_of).await
     }
 
-    /// Counts the users with late rows again, and the hour's pages, and records it. The hour must be
-    /// sealed; `counted_at` is when all of it was counted.
+    /// Counts again what late rows are about, and records the hour, which must be sealed;
+    /// `counted_at` is when all of it was counted.
     ///
     /// # Errors
     /// As for [`Seals::seal`].
@@ -307,35 +298,41 @@ impl Seals {
         as_of: ServerTime,
         counted_at: ServerTime,
     ) -> Result<(), Error> {
-        self.count_late_users(hour, as_of).await?;
-        self.count_pages(hour, as_of).await?;
+        self.count_late(hour, as_of).await?;
+        self.count_rest(hour, as_of).await?;
         self.record(hour, as_of, counted_at).await
     }
 
-    /// The first step of [`Seals::seal`].
+    /// The first step of [`Seals::seal`]: of page views, all users.
     ///
     /// # Errors
     /// As there.
-    pub async fn count_users(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
-        self.ask("traffic_seal_users", hour, as_of, "").await
+    pub async fn count_whole(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+        self.ask(self.tables.count_whole, hour, as_of, "").await
     }
 
-    /// The first step of [`Seals::reseal`].
+    /// The first step of [`Seals::reseal`]: of page views, the users with late rows; of events, which
+    /// are few when counted, all.
     ///
     /// # Errors
     /// As there.
-    pub async fn count_late_users(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+    pub async fn count_late(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+        let Some(table) = self.tables.count_late else {
+            return self.count_whole(hour, as_of).await;
+        };
         let limit = format!(", {} AS insert_limit_ms", millis(INSERT_LIMIT));
-        self.ask("traffic_seal_late_users", hour, as_of, &limit)
-            .await
+        self.ask(table, hour, as_of, &limit).await
     }
 
-    /// The second step of both.
+    /// The second step of both: of page views, the pages of the site.
     ///
     /// # Errors
     /// As there.
-    pub async fn count_pages(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
-        self.ask("traffic_seal_pages", hour, as_of, "").await
+    pub async fn count_rest(&self, hour: Hour, as_of: ServerTime) -> Result<(), Error> {
+        match self.tables.count_rest {
+            Some(table) => self.ask(table, hour, as_of, "").await,
+            None => Ok(()),
+        }
     }
 
     /// The last step of both; only after the others have succeeded.
@@ -348,10 +345,10 @@ impl Seals {
         as_of: ServerTime,
         counted_at: ServerTime,
     ) -> Result<(), Error> {
-        let counted = counted_at.0;
+        let counted = counted_at.millis();
         let counted =
             format!(", fromUnixTimestamp64Milli(toInt64({counted}), 'UTC') AS counted_at");
-        self.ask(RECORD, hour, as_of, &counted).await
+        self.ask(self.tables.seals, hour, as_of, &counted).await
     }
 
     async fn ask(
@@ -364,14 +361,14 @@ impl Seals {
         if !self.is_closed(hour, as_of) {
             return Err(Error::NotClosed(hour));
         }
-        let (start, at) = (hour.start(), as_of.0);
+        let (start, at) = (hour.start(), as_of.millis());
         let sql = format!(
             "INSERT INTO {table} SELECT toDateTime({start}, 'UTC') AS hour, \
              fromUnixTimestamp64Milli(toInt64({at}), 'UTC') AS sealed_at{more}"
         );
-        let client = match table {
-            RECORD => self.clickhouse.writer_to_all().await?,
-            _ => self.clickhouse.writer().await?,
+        let client = match table == self.tables.seals {
+            true => self.clickhouse.writer_to_all().await?,
+            false => self.clickhouse.writer().await?,
         };
         deadline(SEAL_DEADLINE, sealer(client).query(&sql).execute()).await
     }
@@ -394,16 +391,10 @@ mod tests {
     fn the_slacks_leave_room_for_the_slowest_insert() {
         assert!(INSERT_LIMIT >= 4 * INSERT_DEADLINE);
         assert!(LEAST_SEAL_DELAY >= MARK_SLACK + INSERT_LIMIT);
-        let marks = MIGRATIONS.iter().find(|m| m.name == MARKS).unwrap();
-        let slack = format!("toIntervalSecond({})", MARK_SLACK.as_secs());
-        assert!(marks.template.contains(&slack));
-    }
-
-    #[test]
-    fn a_mark_is_covered_only_by_counts_made_after_its_insert_must_have_ended() {
-        let at = |millis: i64| ServerTime(1_000_000 + millis);
-        assert!(!at(0).covers(at(0)));
-        assert!(!at(60_000).covers(at(0)));
-        assert!(at(60_001).covers(at(0)));
+        for tables in [&PAGE_VIEWS, &EVENTS] {
+            let marks = MIGRATIONS.iter().find(|m| m.name == tables.marked_since);
+            let slack = format!("toIntervalSecond({})", MARK_SLACK.as_secs());
+            assert!(marks.unwrap().template.contains(&slack));
+        }
     }
 }

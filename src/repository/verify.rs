@@ -4,7 +4,8 @@
 //! Retention and fsync are looked at too: with a table that forgets earlier than the settings say,
 //! views would be acknowledged and then expire.
 
-use super::migrate::{Setting, drifts, failed, read_ledger};
+use super::drifts::{Setting, drifts};
+use super::migrate::{failed, read_ledger};
 use super::{ClickHouse, DDL_DEADLINE, MIGRATIONS, MigrateError, Outcome, deadline};
 
 /// Compares the schema with what [`migrate`](super::migrate()) would leave, and changes nothing; the
@@ -54,9 +55,8 @@ pub async fn verify(clickhouse: &ClickHouse) -> Result<Outcome, MigrateError> {
     if let Some(drift) = drifts.first() {
         let table = &drift.table;
         return Err(behind(match drift.setting {
-            Setting::Retention => {
-                format!("{table} does not keep {} days", schema.retention_days)
-            }
+            Setting::Retention(Some(days)) => format!("{table} does not keep {days} days"),
+            Setting::Retention(None) => format!("{table} does not keep its rows for ever"),
             Setting::Fsync => format!("{table} does not have fsync: {}", schema.fsync),
         }));
     }

@@ -60,6 +60,12 @@ pub const VIEWS_REJECTED: Definition = define(
     &["reason"],
     "Page views that were sent and are not kept, singly or as lines of batches",
 );
+/// Events that were sent and are not kept.
+pub const EVENTS_REJECTED: Definition = define(
+    "traffic_events_rejected_total",
+    &["reason"],
+    "Events that were sent and are not kept, singly or as lines of batches",
+);
 /// Records that ClickHouse refuses for good.
 pub const QUARANTINED: Definition = define(
     "traffic_quarantined_records_total",

@@ -128,7 +128,8 @@ async fn every_operation_needs_its_scope_and_a_key_that_is_good() {
         .map(|(_, key)| key)
         .chain([&none, &expired, &elsewhere])
         .collect();
-    let app = start(&known, &[]).await;
+    // There are more refusals than guesses are allowed.
+    let app = start(&known, &["--auth-failures-per-minute=0"]).await;
 
     let mistyped = format!("{}x", &only[0].1.secret[..87]);
     let strangers: &[(&str, &str, &str)] = &[
@@ -773,4 +774,58 @@ async fn a_wrong_key_is_refused_as_fast_as_an_unknown_one() {
 fn reqwest_client() -> &'static reqwest::Client {
     static CLIENT: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
     CLIENT.get_or_init(reqwest::Client::new)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_versions_of_a_path_are_guarded_alike() {
+    let scopes = [Scope::Read, Scope::Write];
+    let at = |path: &str| {
+        made(&scopes, |key| {
+            key.restrictions.paths = vec![path.to_owned()]
+        })
+    };
+    let (daily, report, v1) = (at("/api/traffic/daily"), at("/v1/report"), at("/v1"));
+    let (any, some_users) = (key(&scopes), restricted(&scopes, "1-9"));
+    let app = start(&[&daily, &report, &v1, &any, &some_users], &[]).await;
+    let (ok, forbidden) = (StatusCode::OK, StatusCode::FORBIDDEN);
+    for (path, of_daily, of_report, of_v1, of_some) in [
+        ("/api/traffic/daily/1", ok, forbidden, forbidden, ok),
+        ("/v1/api/traffic/daily/1", ok, forbidden, ok, ok),
+        ("/latest/api/traffic/daily/1", ok, forbidden, forbidden, ok),
+        ("/v1/report", forbidden, ok, ok, forbidden),
+        ("/latest/report", forbidden, ok, ok, forbidden),
+        ("/v1/report/funnel", forbidden, ok, ok, forbidden),
+    ] {
+        for (key, expected) in [
+            ("", StatusCode::UNAUTHORIZED),
+            (&daily.secret, of_daily),
+            (&report.secret, of_report),
+            (&v1.secret, of_v1),
+            (&any.secret, ok),
+            (&some_users.secret, of_some),
+        ] {
+            let answer = call(&app, key, Method::GET, path, None).await;
+            assert_eq!(answer.status, expected, "{path} {answer:?}");
+        }
+    }
+    // A key for some users is for none of another version, and sees no events.
+    let others = call(
+        &app,
+        &some_users.secret,
+        Method::GET,
+        "/latest/api/traffic/daily/10",
+        None,
+    );
+    assert_eq!(others.await.status, forbidden);
+    for path in ["/v1/events", "/latest/events"] {
+        for (key, expected) in [
+            ("", StatusCode::UNAUTHORIZED),
+            (&some_users.secret, forbidden),
+            (&any.secret, StatusCode::UNPROCESSABLE_ENTITY),
+        ] {
+            let answer = call(&app, key, Method::POST, path, Some(json!({}))).await;
+            assert_eq!(answer.status, expected, "{path} {answer:?}");
+        }
+    }
+    app.stop().await;
 }

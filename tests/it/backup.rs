@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use traffic_api::domain::Clock;
+use traffic_api::domain::{Clock, Stream};
 use traffic_api::repository::{LEAST_SEAL_DELAY, Seals, ServerTime};
 
 use crate::support::nginx::free_address;
@@ -234,7 +234,7 @@ async fn a_restored_backup_the_spools_and_what_is_sent_again_make_the_same_repor
     let now = Utc::now().timestamp();
 
     // Two days of views, of which all closed hours are counted.
-    let marks = MarkClock::new(clickhouse, &database).await;
+    let marks = MarkClock::new(clickhouse, &database, Stream::PageViews).await;
     marks.stop().await;
     let mut calls: Vec<_> = (0..240)
         .map(|id: u64| {

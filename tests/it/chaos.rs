@@ -1,4 +1,5 @@
-//! Kills at random moments, under load: whatever was acknowledged is counted exactly once.
+//! Kills at random moments, under load: whatever was acknowledged is counted exactly once. Half of the
+//! senders send page views, the other half events, so both streams share the spool.
 //!
 //! `CHAOS_ROUNDS` sets how many kills there are (default 10), `CHAOS_SEED` repeats a run's choices.
 
@@ -15,6 +16,10 @@ use rand::{RngExt, SeedableRng};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
 
+use traffic_api::domain::Stream;
+use uuid::Uuid;
+
+use crate::events::event;
 use crate::support::service::{Service, signal};
 use crate::support::{directory, view};
 
@@ -29,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What the senders know of one view.
 #[derive(Clone, Copy, Default)]
 struct Known {
+    stream: Option<Stream>,
     posted: bool,
     move_tried: bool,
     moved: bool,
@@ -70,7 +76,7 @@ impl Load {
         *self.answers.lock().unwrap().entry(answer).or_default() += 1;
     }
 
-    pub async fn send(self: Arc<Self>, seed: u64) {
+    pub async fn send(self: Arc<Self>, seed: u64, stream: Stream) {
         let mut random = StdRng::seed_from_u64(seed);
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(20))
@@ -80,13 +86,25 @@ impl Load {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             let user = u32::try_from(id % USERS).unwrap();
             let at = chrono::Utc::now().timestamp() - 5;
-            let body = view(user, at, &format!("/{id}"));
+            let (path, body) = match stream {
+                Stream::PageViews => (
+                    format!("/api/traffic/{id}"),
+                    view(user, at, &format!("/{id}")),
+                ),
+                // On a site of its own, so that the report tells it from the others.
+                Stream::Events => {
+                    let event = event(Uuid::from_u128(id.into()), "serve", Uuid::nil(), at);
+                    ("/v1/events".to_owned(), event)
+                }
+            };
             let disk = random.random_bool(0.2);
-            self.known.lock().unwrap().insert(id, Known::default());
+            let known = Known {
+                stream: Some(stream),
+                ..Known::default()
+            };
+            self.known.lock().unwrap().insert(id, known);
             for _ in 0..TRIES {
-                let mut request = http
-                    .post(self.url(&format!("/api/traffic/{id}")))
-                    .json(&body);
+                let mut request = http.post(self.url(&path)).json(&body);
                 if disk {
                     request = request.header("prefer", "respond-async");
                 }
@@ -106,6 +124,9 @@ impl Load {
                     Err(_) => self.count("no answer".to_owned()),
                 }
                 tokio::time::sleep(Duration::from_millis(random.random_range(1..30))).await;
+            }
+            if stream == Stream::Events {
+                continue;
             }
             if random.random_bool(0.1) {
                 self.known.lock().unwrap().get_mut(&id).unwrap().move_tried = true;
@@ -154,8 +175,9 @@ impl Load {
         self.answers.lock().unwrap().clone()
     }
 
-    /// Compares what was acknowledged with what is counted; returns how many views were acknowledged.
-    pub async fn verify(&self, story: &str) -> u64 {
+    /// Compares what was acknowledged with what is counted; returns how many page views and how many
+    /// events were acknowledged.
+    pub async fn verify(&self, story: &str) -> [u64; 2] {
         let http = reqwest::Client::new();
         let mut counted: BTreeMap<String, u64> = BTreeMap::new();
         for user in 0..USERS {
@@ -166,11 +188,30 @@ impl Load {
                 counted.insert(page.clone(), views.as_u64().unwrap());
             }
         }
+        let mut next = String::new();
+        loop {
+            let path = format!("/v1/report?limit=1000&interval=day{next}");
+            let report = get(&http, self.url(&path)).await.unwrap();
+            for counter in report["counters"].as_array().unwrap() {
+                // A run may go on over midnight.
+                let site = counter["site_id"].as_str().unwrap().to_owned();
+                *counted.entry(site).or_default() += counter["served"].as_u64().unwrap();
+            }
+            match report["next"].as_str() {
+                Some(cursor) => next = format!("&after={cursor}"),
+                None => break,
+            }
+        }
         let known = self.known.lock().unwrap();
         let views = |page: String| counted.get(&page).copied().unwrap_or(0);
-        let mut acknowledged = 0;
+        let mut acknowledged = [0_u64; 2];
         for (id, known) in known.iter() {
-            let (here, there) = (views(format!("/{id}")), views(format!("/{id}/moved")));
+            let of_events = known.stream == Some(Stream::Events);
+            let name = match of_events {
+                true => Uuid::from_u128((*id).into()).to_string(),
+                false => format!("/{id}"),
+            };
+            let (here, there) = (views(name), views(format!("/{id}/moved")));
             assert!(
                 here + there <= 1,
                 "{id} is counted {here} + {there} times; {story}"
@@ -179,7 +220,7 @@ impl Load {
                 assert_eq!(here + there, 0, "{id} was deleted and is counted; {story}");
             }
             if known.posted && !known.delete_tried {
-                acknowledged += 1;
+                acknowledged[usize::from(of_events)] += 1;
                 assert_eq!(
                     here + there,
                     1,
@@ -192,7 +233,7 @@ impl Load {
             assert!(known.move_tried || there == 0, "{id} moved by itself");
         }
         println!(
-            "{story}: {} views, {acknowledged} acknowledged, none lost, none counted twice; {:?}",
+            "{story}: {} views and events, {acknowledged:?} acknowledged, none lost, none counted twice; {:?}",
             known.len(),
             self.answers()
         );
@@ -228,7 +269,10 @@ async fn acknowledged_views_survive_kills_at_random_moments() {
     let mut service = start(&data).await;
     let load = Arc::new(Load::new(service.address, &[429, 503], true));
     let senders: Vec<_> = (0..SENDERS)
-        .map(|n| tokio::spawn(Arc::clone(&load).send(seed ^ n)))
+        .map(|n| {
+            let stream = Stream::ALL[(n % 2) as usize];
+            tokio::spawn(Arc::clone(&load).send(seed ^ n, stream))
+        })
         .collect();
 
     // Every act comes round, in random order.
@@ -282,6 +326,9 @@ async fn acknowledged_views_survive_kills_at_random_moments() {
         answers.keys().any(|a| a.starts_with("201"))
             && answers.keys().any(|a| a.starts_with("202"))
     );
-    assert!(acknowledged > 100, "too little load to prove anything");
+    assert!(
+        acknowledged.iter().all(|n| *n > 100),
+        "too little load to prove anything"
+    );
     assert!(tokio::task::block_in_place(|| service.terminate()).success());
 }

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use traffic_api::app;
 use traffic_api::config::Cli;
-use traffic_api::domain::Clock;
+use traffic_api::domain::{Clock, Stream};
 use traffic_api::repository::{MIGRATIONS, Schema, render};
 
 use crate::support::cluster::{CLUSTER, Cluster, Server, free_port, gate};
@@ -279,7 +279,13 @@ async fn the_sealer_counts_the_rows_of_all_shards() {
         assert_eq!(posted.status, StatusCode::CREATED, "{posted:?}");
     }
     posts.stop().await;
-    trust_marks_since(&gates[0].in_cluster(CLUSTER), &database, "2020-01-01").await;
+    trust_marks_since(
+        &gates[0].in_cluster(CLUSTER),
+        &database,
+        Stream::PageViews,
+        "2020-01-01",
+    )
+    .await;
 
     let app = TestApp::start_with(
         &gates[1].in_cluster(CLUSTER),
@@ -325,6 +331,7 @@ async fn an_unknown_cluster_stops_the_start() {
 /// The statements that create the tables of a cluster, without `ON CLUSTER`.
 fn statements(database: &str) -> Vec<String> {
     let schema = Schema {
+        event_retention_days: Some(30),
         database: database.to_owned(),
         cluster: Some(CLUSTER.to_owned()),
         retention_days: 90,

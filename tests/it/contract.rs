@@ -184,11 +184,11 @@ async fn the_service_describes_itself() {
     assert_eq!(app.get("/health").await.body, json!({"status": "ok"}));
     let mut ready = app.get("/health/ready").await;
     assert_eq!(ready.status, StatusCode::OK);
-    let view = ready.body.as_object_mut().unwrap().remove("view").unwrap();
-    assert_eq!(
-        (&view["failing"], &view["late_hours"]),
-        (&json!(false), &json!(0))
-    );
+    for name in ["view", "event_view"] {
+        let view = ready.body.as_object_mut().unwrap().remove(name).unwrap();
+        let state = (&view["failing"], &view["late_hours"]);
+        assert_eq!(state, (&json!(false), &json!(0)), "{name}");
+    }
     let reconciled = ready.body.as_object_mut().unwrap().remove("reconciliation");
     assert_eq!(reconciled.unwrap()["differing_days"], 0);
     let spool = json!({"files": 0, "bytes": 0, "max_bytes": 8_u64 << 30, "rejected_files": 0});
@@ -234,4 +234,15 @@ fn the_openapi_document_is_as_agreed() {
         }
     }
     insta::assert_json_snapshot!("openapi", document);
+}
+
+/// `traffic-api postman > docs/postman.json`.
+#[test]
+fn the_postman_collection_is_current() {
+    let checked_in = include_str!("../../docs/postman.json");
+    let current = traffic_api::http::postman_collection();
+    assert!(
+        checked_in == current,
+        "run: traffic-api postman > docs/postman.json"
+    );
 }

@@ -264,6 +264,26 @@ async fn live(name: &str, ignore_empty_sql_security: &str) {
         "{rest}"
     );
 
+    let site = "c88a618e-fed4-457d-bb02-6576f512c4c3";
+    for (of, time) in [("serve", earlier), ("solve", earlier + 7)] {
+        let body = json!({
+            "site_id": site,
+            "type": of,
+            "correlation_id": "98ae4334-6c12-4ce8-ae34-0454cac5b68c",
+            "time": rfc3339(time),
+        });
+        let (status, answer) = call(&service, Method::POST, "/v1/events", Some(&body)).await;
+        assert_eq!(status, 201, "{answer}");
+    }
+    let (status, report) = call(&service, Method::GET, "/v1/report", None).await;
+    let events: Option<u64> = report["counters"].as_array().map(|counters| {
+        let solved = counters.iter().map(|counter| counter["solved"].as_u64());
+        solved.flatten().sum()
+    });
+    assert_eq!((status, events), (200, Some(1)), "{report}");
+    let (status, funnel) = call(&service, Method::GET, "/v1/report/funnel", None).await;
+    assert_eq!((status, &funnel["solved"]), (200, &json!(1)), "{funnel}");
+
     let mut seal = server.writer(&data);
     seal.args([
         "seal",
@@ -284,6 +304,8 @@ async fn live(name: &str, ignore_empty_sql_security: &str) {
     server.ask("traffic_writer", &late).await.unwrap();
     let counted = "SELECT sum(total) FROM traffic.traffic_hourly FINAL";
     assert_eq!(server.ask("traffic_reader", counted).await.unwrap(), "1");
+    let counted = "SELECT sum(events) FROM traffic.events_hourly FINAL";
+    assert_eq!(server.ask("traffic_reader", counted).await.unwrap(), "2");
 
     for (user, password, options) in [
         ("traffic_writer", "w", &["reconcile", "--patience=0"][..]),

@@ -4,6 +4,9 @@
 //! daily reports of every user must equal what the dictionary says. `HISTORY_CASES` sets how many
 //! histories run (default 24; 6 with sealing), `HISTORY_SEED` repeats a run.
 //!
+//! The same steps make histories of events, as far as events have them: there is nothing to update, but
+//! an event may come again with another time, and the earliest counts.
+//!
 //! The same histories run once more while hours are sealed at random moments: by two sealers at once,
 //! in part, stopped between the steps, amid an update, with rows that come late or long after their
 //! mark. Then one instance reads every report from the pre-aggregate and the other from the claims, and
@@ -29,17 +32,20 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use traffic_api::domain::{
-    Clock, CreatedAt, DaysQuery, Hour, Interval, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow,
-    SiteQuery, UserId,
+    Clock, CountersQuery, CreatedAt, DaysQuery, Hour, Interval, MAX_LIMIT, PagesQuery,
+    PagesRequest, ReportWindow, SiteId, SiteQuery, Stream, UserId,
 };
 use traffic_api::repository::{
-    LEAST_SEAL_DELAY, Moment, Plan, Reconciler, Reports, Seals, ServerTime,
+    EventReports, LEAST_SEAL_DELAY, Moment, Plan, Reconciler, Reports, RivalEvents, Seals,
+    ServerTime,
 };
+use uuid::Uuid;
 
 use crate::support::cluster::{CLUSTER, Cluster};
 use crate::support::nginx::{self, Nginx};
 use crate::support::{
-    ClickHouse, MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine, view,
+    Answer, ClickHouse, MarkClock, TestApp, TestClock, fresh_database, repository, shared_engine,
+    view,
 };
 
 const SLOTS: u64 = 6;
@@ -56,13 +62,48 @@ const INTERVALS: [(Interval, &str); 3] = [
     (Interval::Hour, "/"),
     (Interval::Total, "https"),
 ];
-const TABLES: [&str; 5] = [
-    "traffic",
-    "traffic_by_request",
-    "traffic_hourly",
-    "traffic_hourly_pages",
-    "traffic_seals",
-];
+/// What the pages are in a history of events.
+const TYPES: [&str; 3] = ["serve", "solve", "click"];
+
+/// What the histories are about: users and their pages, or sites and their types of events.
+#[derive(Clone, Copy)]
+struct Subject {
+    stream: Stream,
+    tables: &'static [&'static str],
+    seals: &'static str,
+    seals_of: fn(traffic_api::repository::ClickHouse, Duration) -> Seals,
+}
+
+const VIEWS: Subject = Subject {
+    stream: Stream::PageViews,
+    tables: &[
+        "traffic",
+        "traffic_by_request",
+        "traffic_hourly",
+        "traffic_hourly_pages",
+        "traffic_seals",
+    ],
+    seals: "traffic_seals",
+    seals_of: Seals::new,
+};
+
+const EVENTS: Subject = Subject {
+    stream: Stream::Events,
+    tables: &["events", "events_hourly", "events_seals"],
+    seals: "events_seals",
+    seals_of: Seals::of_events,
+};
+
+/// The service's reports below HTTP: from the pre-aggregate, and from the claims.
+enum Readers {
+    Views(Box<[Reports; 2]>),
+    Events(Box<[EventReports; 2]>),
+}
+
+/// The site that stands for a user, and the correlation id that stands for a request id.
+fn named(number: u64) -> Uuid {
+    Uuid::from_u64_pair(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number)
+}
 
 /// The content of a view, as small choices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +157,13 @@ enum Step {
     RaceWithDelete {
         slot: u64,
         content: Content,
+    },
+    /// An event comes again with another time: to an instance that knows it, or to one that may not,
+    /// and then a sweep follows.
+    Again {
+        slot: u64,
+        age: i64,
+        known: bool,
     },
     /// All parts merged into one.
     Optimize,
@@ -181,7 +229,19 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn sealing_step() -> impl Strategy<Value = Step> {
+fn event_step() -> impl Strategy<Value = Step> {
+    let slot = 0..SLOTS;
+    prop_oneof![
+        6 => (slot.clone(), content(), 1..4_usize, 0..2_usize).prop_map(
+            |(slot, content, at_once, after)| Step::Post { slot, content, at_once, after }),
+        3 => (slot, content(), any::<bool>()).prop_map(
+            |(slot, content, known)| Step::Again { slot, age: content.age, known }),
+        1 => Just(Step::Optimize),
+        2 => (-3 * DAY..3 * DAY).prop_map(|seconds| Step::Clock { seconds }),
+    ]
+}
+
+fn sealing_step(step: impl Strategy<Value = Step>) -> impl Strategy<Value = Step> {
     // Around the time after which counts cover a mark, and far behind it.
     let seconds = prop_oneof![
         Just(1_i64),
@@ -200,7 +260,7 @@ fn sealing_step() -> impl Strategy<Value = Step> {
         option::weighted(0.3, (0..SLOTS, content())),
     );
     prop_oneof![
-        20 => step(),
+        20 => step,
         8 => seal.prop_map(|(hours, late_only, steps, twice, amid)| {
             Step::Seal { hours, late_only, steps, twice, amid }
         }),
@@ -217,6 +277,8 @@ type Entry = (u32, i64, usize);
 
 /// One history: its own users and request ids, so that many can share a database.
 struct History<'a> {
+    subject: Subject,
+    rivals: &'a RivalEvents,
     nodes: &'a [TestApp; 2],
     clock: &'a TestClock,
     /// How far the second one's is behind.
@@ -232,10 +294,10 @@ struct History<'a> {
 
 /// What a history needs to be sealed.
 struct Sealing<'a> {
+    subject: Subject,
     marks: &'a MarkClock,
     seals: &'a [Seals; 2],
-    /// From the pre-aggregate, and from the claims.
-    reports: &'a [Reports; 2],
+    readers: &'a Readers,
     /// ClickHouse's clock, in milliseconds.
     now: i64,
     /// What rows are marked with.
@@ -276,18 +338,19 @@ impl Sealing<'_> {
                 continue;
             }
             let recorded = format!(
-                "SELECT count() FROM traffic_seals WHERE hour = toDateTime({}, 'UTC')",
+                "SELECT count() FROM {} WHERE hour = toDateTime({}, 'UTC')",
+                self.subject.seals,
                 hour.start()
             );
             // Late users alone may be counted only where all were counted before.
             let late_only = late_only && self.marks.sql(&recorded).await != "0";
             if steps > 0 && late_only {
-                seals.count_late_users(*hour, as_of).await.unwrap();
+                seals.count_late(*hour, as_of).await.unwrap();
             } else if steps > 0 {
-                seals.count_users(*hour, as_of).await.unwrap();
+                seals.count_whole(*hour, as_of).await.unwrap();
             }
             if steps > 1 {
-                seals.count_pages(*hour, as_of).await.unwrap();
+                seals.count_rest(*hour, as_of).await.unwrap();
             }
             if steps > 2 {
                 seals.record(*hour, as_of, as_of).await.unwrap();
@@ -359,10 +422,45 @@ impl History<'_> {
         }
     }
 
+    async fn send(&self, node: &TestApp, slot: u64, entry: Entry) -> Answer {
+        match self.subject.stream {
+            Stream::PageViews => node.post(self.id(slot), &self.body(entry)).await,
+            Stream::Events => crate::events::post(node, &self.event(slot, entry)).await,
+        }
+    }
+
+    fn event(&self, slot: u64, (site, at, of): Entry) -> Value {
+        let site = named((self.first_user + site).into());
+        crate::events::event(site, TYPES[of], named(self.id(slot)), at)
+    }
+
+    /// Sends a known event with another time.
+    async fn again(&mut self, slot: u64, age: i64, known: bool) {
+        let time = self.clock.now() - age;
+        let Some(entry) = self.current.get(&slot).copied() else {
+            return;
+        };
+        if time > self.clock.now() - BEHIND {
+            return;
+        }
+        // The first instance was told of every event.
+        let node = &self.nodes[usize::from(!known)];
+        let answer = self.send(node, slot, (entry.0, time, entry.2)).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+        if !known {
+            self.rivals.settle().await.unwrap();
+        }
+        self.current
+            .insert(slot, (entry.0, entry.1.min(time), entry.2));
+        if let Some(sealing) = &mut self.sealing {
+            let hour = Hour::containing(u32::try_from(time).unwrap());
+            sealing.hours.insert(hour);
+        }
+    }
+
     async fn post(&mut self, slot: u64, entry: Entry, at_once: usize) {
-        let (id, body) = (self.id(slot), self.body(entry));
         let nodes = self.nodes;
-        let copies = (0..at_once).map(|copy| nodes[copy % 2].post(id, &body));
+        let copies = (0..at_once).map(|copy| self.send(&nodes[copy % 2], slot, entry));
         for answer in join_all(copies).await {
             assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
         }
@@ -395,7 +493,16 @@ impl History<'_> {
             return;
         };
         let amid = amid.filter(|(slot, _)| self.current.contains_key(slot));
-        let update = amid.map(|(slot, content)| (slot, self.entry(content)));
+        let update = amid.map(|(slot, content)| {
+            let (owner, at, of) = self.entry(content);
+            match (self.subject.stream, self.current[&slot]) {
+                (Stream::PageViews, _) => (slot, (owner, at, of)),
+                // An event comes again, a little earlier.
+                (Stream::Events, (owner, at, of)) => (slot, (owner, at - content.age, of)),
+            }
+        });
+        // The clock may have gone back since the event.
+        let update = update.filter(|(_, (_, at, _))| *at <= self.clock.now());
         let sealing = self.sealing.as_ref().unwrap();
         let (hours, now) = (sealing.chosen(hours), sealing.now);
         let rival = async {
@@ -405,8 +512,18 @@ impl History<'_> {
         };
         let updated = async {
             if let Some((slot, entry)) = update {
-                let answer = self.nodes[0].put(self.id(slot), &self.body(entry)).await;
-                assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+                let (answer, expected) = match self.subject.stream {
+                    Stream::PageViews => {
+                        let body = self.body(entry);
+                        let answer = self.nodes[0].put(self.id(slot), &body).await;
+                        (answer, StatusCode::OK)
+                    }
+                    Stream::Events => (
+                        self.send(&self.nodes[0], slot, entry).await,
+                        StatusCode::CREATED,
+                    ),
+                };
+                assert_eq!(answer.status, expected, "{answer:?}");
             }
         };
         tokio::join!(
@@ -426,21 +543,29 @@ impl History<'_> {
             return;
         }
         let (user, at, page) = entry;
-        let row = format!(
-            "({}, {}, {at}, '{}', 0, 0)",
-            self.id(slot),
-            self.first_user + user,
-            PAGES[page].replace('\'', "\\'")
-        );
+        let (id, owner) = (self.id(slot), self.first_user + user);
+        let row = match self.subject.stream {
+            Stream::PageViews => {
+                let page = PAGES[page].replace('\'', "\\'");
+                format!("INSERT INTO traffic VALUES ({id}, {owner}, {at}, '{page}', 0, 0)")
+            }
+            Stream::Events => format!(
+                "INSERT INTO events VALUES ('{}', '{}', {at}, '{}', 0, 0)",
+                named(owner.into()),
+                TYPES[page],
+                named(id)
+            ),
+        };
         let sealing = self.sealing.as_mut().unwrap();
         // The clock of marks stands still meanwhile.
         sealing.pass(seconds * 1000);
         let hours = sealing.chosen(hours);
         sealing.seal(0, &hours, sealing.now, false, 3).await;
-        sealing
-            .marks
-            .sql(&format!("INSERT INTO traffic VALUES {row}"))
-            .await;
+        sealing.marks.sql(&row).await;
+        // What no instance was told of, the first one is told now; it is the same row.
+        if self.subject.stream == Stream::Events {
+            self.post(slot, entry, 1).await;
+        }
         self.posted.insert(slot, entry);
         self.current.insert(slot, entry);
     }
@@ -543,9 +668,10 @@ impl History<'_> {
                 assert!(updated == StatusCode::OK || updated == StatusCode::NOT_FOUND);
                 self.adopt(slot, &[Some(entry), None]).await;
             }
+            Step::Again { slot, age, known } => self.again(slot, age, known).await,
             Step::Optimize => {
                 let node = &self.nodes[0];
-                for table in TABLES {
+                for table in self.subject.tables {
                     let table = node.clickhouse.rows_of(table);
                     node.sql(&format!("OPTIMIZE TABLE {table} FINAL")).await;
                 }
@@ -564,6 +690,91 @@ impl History<'_> {
 
     /// Compares every cell (user, page) of both instances' reports; returns how many.
     async fn check(&self) -> u64 {
+        match self.subject.stream {
+            Stream::PageViews => self.check_views().await,
+            Stream::Events => self.check_events().await,
+        }
+    }
+
+    /// Compares every cell (site, type) of both instances' reports, and of other windows.
+    async fn check_events(&self) -> u64 {
+        let sites = (0..USERS).map(|site| named((self.first_user + site).into()));
+        let sites: Vec<Uuid> = sites.collect();
+        let mut cells = 0;
+        let (now, interval) = (self.clock.now(), self.in_turn(&[3600, DAY]));
+        for (node, behind) in self.nodes.iter().zip([0, self.behind]) {
+            let (from, until) = (now - behind - DAY + 1, now - behind + 1);
+            let named: String = sites
+                .iter()
+                .map(|site| format!("&site_id={site}"))
+                .collect();
+            let query = format!(
+                "from={}&to={}&interval={}{named}",
+                crate::support::rfc3339(from),
+                crate::support::rfc3339(until),
+                if interval == DAY { "day" } else { "hour" }
+            );
+            let found = crate::events::counted(node, &query).await;
+            assert_eq!(found, self.events(from, until, interval), "at {now}");
+            cells += u64::from(USERS) * TYPES.len() as u64;
+        }
+        self.checks.set(self.checks.get() + 1);
+        let Some(sealing) = &self.sealing else {
+            return cells;
+        };
+        let Readers::Events(reports) = sealing.readers else {
+            return cells;
+        };
+        let hour = now - now % 3600;
+        for (from, until) in [(hour - DAY, hour), (now - 3 * DAY, now - 1800)] {
+            let query = CountersQuery {
+                window: window(from, until),
+                interval: if interval == DAY {
+                    Interval::Day
+                } else {
+                    Interval::Hour
+                },
+                sites: sites.iter().map(|site| SiteId::new(*site)).collect(),
+                types: Vec::new(),
+                limit: MAX_LIMIT,
+                after: None,
+            };
+            let reports = &reports[usize::from(self.checks.get() % 4 == 3)];
+            let mut found = Vec::new();
+            for counter in reports.counters(&query).await.unwrap().counters {
+                let (start, site) = (counter.start.to_string(), counter.site_id.to_string());
+                let row = |(of, n)| (start.clone(), site.clone(), of, n);
+                found.extend(counter.counts.into_iter().map(row));
+            }
+            assert_eq!(
+                found,
+                self.events(from, until, interval),
+                "{from}..{until} at {now}"
+            );
+            cells += found.len().max(TYPES.len()) as u64;
+        }
+        cells
+    }
+
+    /// What the dictionary has of a window: (start, site, type) and how many.
+    fn events(&self, from: i64, until: i64, interval: i64) -> Vec<(String, String, String, u64)> {
+        let mut counts: BTreeMap<(String, String, String), u64> = BTreeMap::new();
+        for (site, at, of) in self
+            .current
+            .values()
+            .filter(|e| (from..until).contains(&e.1))
+        {
+            let site = named((self.first_user + site).into()).to_string();
+            let start = crate::support::rfc3339(at - at % interval);
+            *counts
+                .entry((start, site, TYPES[*of].to_owned()))
+                .or_default() += 1;
+        }
+        let row = |((start, site, of), n)| (start, site, of, n);
+        counts.into_iter().map(row).collect()
+    }
+
+    async fn check_views(&self) -> u64 {
         let mut cells = 0;
         for user in 0..USERS {
             for (node, behind) in self.nodes.iter().zip([0, self.behind]) {
@@ -580,14 +791,16 @@ impl History<'_> {
                 cells += PAGES.len() as u64;
             }
         }
-        if let Some(sealing) = &self.sealing {
+        if let Some(sealing) = &self.sealing
+            && let Readers::Views(reports) = sealing.readers
+        {
             // Whole hours, none of them, and edges.
             let now = self.clock.now();
             let hour = now - now % 3600;
             let windows = [(hour - DAY, hour), (now - 3 * DAY, now - 1800)];
             self.checks.set(self.checks.get() + 1);
             // Mostly from the pre-aggregate: the claims have no more ways than one to be wrong.
-            let reports = &sealing.reports[usize::from(self.checks.get() % 4 == 3)];
+            let reports = &reports[usize::from(self.checks.get() % 4 == 3)];
             for (from, until) in windows {
                 cells += self.check_window(reports, from, until).await;
             }
@@ -772,34 +985,63 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn random_histories_are_counted_exactly() {
-    run(24, vec(step(), 1..40), Setting::Plain, &single_server());
+    let servers = single_server();
+    run(VIEWS, 24, vec(step(), 1..40), Setting::Plain, &servers);
 }
 
 #[test]
 fn random_histories_are_counted_exactly_through_nginx() {
     if !nginx::is_missing() {
-        run(8, vec(step(), 1..40), Setting::Nginx, &single_server());
+        let servers = single_server();
+        run(VIEWS, 8, vec(step(), 1..40), Setting::Nginx, &servers);
     }
 }
 
 #[test]
 fn random_histories_are_counted_exactly_while_hours_are_sealed() {
-    run(
-        6,
-        vec(sealing_step(), 1..50),
-        Setting::Sealed,
-        &single_server(),
-    );
+    let (steps, servers) = (vec(sealing_step(step()), 1..50), single_server());
+    run(VIEWS, 6, steps, Setting::Sealed, &servers);
 }
 
 #[test]
 fn random_histories_are_counted_exactly_on_a_cluster() {
-    run(5, vec(step(), 1..30), Setting::Plain, &cluster());
+    run(VIEWS, 5, vec(step(), 1..30), Setting::Plain, &cluster());
 }
 
 #[test]
 fn random_histories_are_counted_exactly_on_a_cluster_while_hours_are_sealed() {
-    run(2, vec(sealing_step(), 10..30), Setting::Sealed, &cluster());
+    let steps = vec(sealing_step(step()), 10..30);
+    run(VIEWS, 2, steps, Setting::Sealed, &cluster());
+}
+
+#[test]
+fn random_histories_of_events_are_counted_exactly() {
+    let servers = single_server();
+    run(
+        EVENTS,
+        12,
+        vec(event_step(), 1..40),
+        Setting::Plain,
+        &servers,
+    );
+}
+
+#[test]
+fn random_histories_of_events_are_counted_exactly_while_hours_are_sealed() {
+    let (steps, servers) = (vec(sealing_step(event_step()), 1..50), single_server());
+    run(EVENTS, 6, steps, Setting::Sealed, &servers);
+}
+
+#[test]
+fn random_histories_of_events_are_counted_exactly_on_a_cluster() {
+    let steps = vec(event_step(), 1..30);
+    run(EVENTS, 3, steps, Setting::Plain, &cluster());
+}
+
+#[test]
+fn random_histories_of_events_are_counted_exactly_on_a_cluster_while_hours_are_sealed() {
+    let steps = vec(sealing_step(event_step()), 10..30);
+    run(EVENTS, 2, steps, Setting::Sealed, &cluster());
 }
 
 /// How histories happen.
@@ -823,6 +1065,7 @@ fn cluster() -> [ClickHouse; 2] {
 }
 
 fn run(
+    subject: Subject,
     cases: u64,
     steps: impl Strategy<Value = Vec<Step>>,
     setting: Setting,
@@ -842,8 +1085,13 @@ fn run(
     };
     let mut nodes = runtime.block_on(async {
         let start = async |server, clock, flags: &[&str]| {
-            // A cluster's default is for its Keeper; here it would only take time.
-            let fixed = ["--sealer=false", "--ingest-min-interval-ms=0"];
+            let fixed = [
+                "--sealer=false",
+                // The TTL of events is too short for these histories.
+                "--events-retention-days=0",
+                // A cluster's default is for its Keeper; here it would only take time.
+                "--ingest-min-interval-ms=0",
+            ];
             let flags = [&fixed, flags].concat();
             TestApp::start_with(server, &database, clock, &flags).await
         };
@@ -862,13 +1110,24 @@ fn run(
     for node in &mut nodes {
         node.proxy = proxy.as_ref().map(|nginx| nginx.address);
     }
-    let marks = runtime.block_on(MarkClock::new(&servers[0], &database));
-    let [first, second] = servers
+    let marks = runtime.block_on(MarkClock::new(&servers[0], &database, subject.stream));
+    let both = servers
         .each_ref()
         .map(|server| repository(server, &database));
-    let seals = [&first, &second].map(|at| Seals::new(at.clone(), LEAST_SEAL_DELAY));
-    let reports = [(&first, Plan::View), (&second, Plan::Claims)]
-        .map(|(at, plan)| Reports::new(at.clone(), plan));
+    let seals = both
+        .each_ref()
+        .map(|at| (subject.seals_of)(at.clone(), LEAST_SEAL_DELAY));
+    let [first, second] = both;
+    let plans = [(&first, Plan::View), (&second, Plan::Claims)];
+    let readers = match subject.stream {
+        Stream::PageViews => Readers::Views(Box::new(
+            plans.map(|(at, plan)| Reports::new(at.clone(), plan)),
+        )),
+        Stream::Events => Readers::Events(Box::new(
+            plans.map(|(at, plan)| EventReports::new(at.clone(), plan)),
+        )),
+    };
+    let rivals = RivalEvents::new(first.clone());
     let database_itself = first;
     let reconciler = Reconciler::new(database_itself, Clock::system(), Duration::ZERO, 10);
     // Real time bounds the histories: the TTL must not take what they write.
@@ -894,14 +1153,17 @@ fn run(
         let number = histories.fetch_add(1, Ordering::Relaxed);
         clock.set(start);
         let sealing = Sealing {
+            subject,
             marks: &marks,
             seals: &seals,
-            reports: &reports,
+            readers: &readers,
             now: start * 1000,
             marked: None,
             hours: BTreeSet::new(),
         };
         let mut history = History {
+            subject,
+            rivals: &rivals,
             nodes: &nodes,
             clock: &clock,
             behind,
@@ -916,7 +1178,7 @@ fn run(
         runtime.block_on(async {
             if sealed {
                 // ClickHouse's clock never goes back, and each history has its own.
-                for table in TABLES {
+                for table in subject.tables {
                     let table = servers[0].rows_of(table);
                     marks.sql(&format!("TRUNCATE TABLE {table}")).await;
                 }

@@ -14,6 +14,8 @@ mod contract;
 mod dashboard;
 mod deployment;
 mod engine;
+mod event_reports;
+mod events;
 mod full_disk;
 mod generate;
 mod history;

@@ -15,6 +15,7 @@ fn rendered(cluster: Option<&str>) -> String {
         database: "traffic".to_owned(),
         cluster: cluster.map(str::to_owned),
         retention_days: 90,
+        event_retention_days: Some(30),
         fsync: false,
     };
     let mut text = String::new();
@@ -60,12 +61,15 @@ fn every_file_is_in_the_list() {
 }
 
 /// All tables that forget and that fsync.
-const KEPT: [&str; 5] = [
+const KEPT: [&str; 8] = [
     "traffic",
     "traffic_by_request",
     "traffic_hourly",
     "traffic_hourly_pages",
     "traffic_seals",
+    "events",
+    "events_hourly",
+    "events_seals",
 ];
 
 fn settings(database: &str, flags: &[&str]) -> traffic_api::config::Settings {
@@ -161,6 +165,7 @@ async fn rows_are_marked_from_the_migration_on_wherever_it_was_stopped() {
             database: database.to_owned(),
             cluster: None,
             retention_days: 90,
+            event_retention_days: Some(30),
             fsync: false,
         };
         render(migration.template, &schema).unwrap()
@@ -216,7 +221,7 @@ async fn a_changed_retention_is_applied() {
     let changed = app::migrate(&settings(&database, &["--retention-days=7"]))
         .await
         .unwrap();
-    assert_eq!(changed.retention_changed, KEPT);
+    assert_eq!(changed.retention_changed, KEPT[..5]);
     let ddl = shared_engine()
         .sql(&database, "SHOW CREATE TABLE traffic")
         .await;
@@ -225,6 +230,28 @@ async fn a_changed_retention_is_applied() {
         .await
         .unwrap();
     assert_eq!(again, Default::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_have_a_retention_of_their_own_or_none() {
+    let database = fresh_database();
+    let first = app::migrate(&settings(&database, &[])).await.unwrap();
+    assert_eq!(first.retention_changed, [""; 0], "created as configured");
+    let ddl = async || {
+        let engine = shared_engine();
+        engine.sql(&database, "SHOW CREATE TABLE events").await
+    };
+    assert!(ddl().await.contains("toIntervalDay(31)"));
+    for (days, expected) in [("0", ""), ("7", "toIntervalDay(8)")] {
+        let flag = format!("--events-retention-days={days}");
+        let changed = app::migrate(&settings(&database, &[&flag])).await.unwrap();
+        assert_eq!(changed.retention_changed, KEPT[5..], "{days}");
+        let ddl = ddl().await;
+        assert_eq!(ddl.contains("TTL"), days != "0", "{ddl}");
+        assert!(ddl.contains(expected), "{ddl}");
+        let again = app::migrate(&settings(&database, &[&flag])).await.unwrap();
+        assert_eq!(again, Default::default());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use chrono::Utc;
 use serde_json::{Value, json};
 use traffic_api::app;
 use traffic_api::config::{Cli, Command as Task};
-use traffic_api::domain::{Clock, Hour, VersionSource};
+use traffic_api::domain::{Clock, Hour, Stream, VersionSource};
 use traffic_api::repository::{
     Comparison, DayTotals, Finding, LEAST_SEAL_DELAY, LastWord, LiveClaim, Mended, PeriodicCheck,
     ReconcileStats, Reconciler, Seals, ServerTime,
@@ -41,7 +41,7 @@ impl Lab {
         let flags = ["--sealer=false", "--reconcile-interval-secs=0"];
         let app = TestApp::start_with(&engine, &database, Clock::system(), &flags).await;
         Self {
-            marks: MarkClock::new(&engine, &database).await,
+            marks: MarkClock::new(&engine, &database, Stream::PageViews).await,
             seals: Seals::new(repository(&engine, &database), LEAST_SEAL_DELAY),
             hour: lab_hour(),
             app,

@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use traffic_api::app;
 use traffic_api::config::Cli;
 use traffic_api::domain::{
-    Clock, CreatedAt, DaysQuery, Hour, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow, UserId,
+    Clock, CreatedAt, DaysQuery, Hour, MAX_LIMIT, PagesQuery, PagesRequest, ReportWindow, Stream,
+    UserId,
 };
 use traffic_api::repository::{
     self, LEAST_SEAL_DELAY, Moment, Plan, Reports, SealerStats, Seals, ServerTime,
@@ -39,7 +40,7 @@ impl Lab {
         let app = TestApp::start_with(&engine, &database, Clock::system(), &flags).await;
         let ago = Utc::now().timestamp() - 10 * 86_400;
         let lab = Self {
-            marks: MarkClock::new(&engine, &database).await,
+            marks: MarkClock::new(&engine, &database, Stream::PageViews).await,
             seals: Seals::new(repository(&engine, &database), LEAST_SEAL_DELAY),
             hour: Hour::containing(u32::try_from(ago).unwrap()),
             app,
@@ -344,8 +345,8 @@ async fn an_hour_is_recorded_only_after_its_counts() {
     let lab = Lab::start().await;
     lab.insert(&lab.row(1, false)).await;
     let at = lab.at(CLOSED);
-    lab.seals.count_users(lab.hour, at).await.unwrap();
-    lab.seals.count_pages(lab.hour, at).await.unwrap();
+    lab.seals.count_whole(lab.hour, at).await.unwrap();
+    lab.seals.count_rest(lab.hour, at).await.unwrap();
     lab.insert(&lab.row(2, false)).await;
     // Not recorded: the counts are not used.
     lab.expect(2).await;
@@ -392,6 +393,7 @@ async fn counts_from_before_the_marks_are_not_trusted() {
     trust_marks_since(
         &lab.engine,
         &lab.app.database,
+        Stream::PageViews,
         &rfc3339(lab.at(CLOSED).millis() / 1000),
     )
     .await;

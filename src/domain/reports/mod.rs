@@ -7,6 +7,7 @@
 
 mod cursor;
 mod days;
+mod events;
 mod pages;
 mod parameters;
 mod site;
@@ -14,6 +15,10 @@ mod window;
 
 pub use cursor::Cursor;
 pub use days::{DayViews, DaysQuery, DaysReport};
+pub use events::{
+    Counter, CountersCursor, CountersPage, CountersQuery, Funnel, FunnelQuery, FunnelReport,
+};
+use pages::DEFAULT_LIMIT;
 pub use pages::{Interval, MAX_LIMIT, PageTotal, PagesPage, PagesQuery, PagesRequest};
 pub use parameters::Parameters;
 pub use site::{MAX_INTERVALS, SiteQuery, SiteTotal};

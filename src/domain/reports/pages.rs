@@ -10,7 +10,7 @@ use crate::domain::{AcceptanceWindow, CreatedAt, Invalid, MAX_PAGE_URL_BYTES};
 /// The most rows in one answer.
 pub const MAX_LIMIT: u64 = 1000;
 /// How many rows are in an answer to a question that does not say.
-const DEFAULT_LIMIT: u64 = 100;
+pub(super) const DEFAULT_LIMIT: u64 = 100;
 /// How long the window is of a question that does not say, in seconds.
 const DEFAULT_LENGTH: u32 = 86_400;
 
@@ -185,13 +185,12 @@ pub(super) fn window(
     to: Option<CreatedAt>,
     accepted: &AcceptanceWindow,
 ) -> ReportWindow {
-    let expired = accepted.expired_until();
+    let first = accepted.first();
     let until = to.unwrap_or_else(|| ReportWindow::ending_at(accepted.now()).until);
-    let first = CreatedAt::from_unix(expired.unix().saturating_add(1));
     let default = CreatedAt::from_unix(until.unix().saturating_sub(DEFAULT_LENGTH));
     let from = from.unwrap_or_else(|| default.max(first));
     if !reader.is_bad("from") && !reader.is_bad("to") {
-        if from <= expired {
+        if from < first {
             let detail =
                 format!("is beyond the retention; the first second that is not is {first}");
             reader.refuse("from", ("before_retention", detail));
@@ -241,7 +240,7 @@ fn prefix(text: &str) -> Result<&str, Refusal> {
     Ok(text)
 }
 
-fn limit(text: &str) -> Result<u64, Refusal> {
+pub(super) fn limit(text: &str) -> Result<u64, Refusal> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let number = text
         .parse()

@@ -17,6 +17,7 @@ use crate::access::{Denied, Key, Keys, LimitSettings, Limits, Proxies, Standing}
 use crate::domain::Clock;
 use crate::http::listener::Peer;
 use crate::http::problem::{Kind, Problem};
+use crate::http::versions;
 use crate::pipeline::Seldom;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -181,7 +182,8 @@ fn authorize(key: &Key, needs: Needs, path: &str) -> Result<(), Problem> {
         return Err(forbidden(format!("the key has not got the scope {scope}"))
             .with_header(header::WWW_AUTHENTICATE, error));
     }
-    if !key.may_go_to(path) {
+    // A key for a path is one for its versions.
+    if !key.may_go_to(path) && !key.may_go_to(&versions::documented(path)) {
         return Err(forbidden("the key is not for this path".to_owned()));
     }
     if !needs.judges_users && !key.restrictions.users.is_everybody() {

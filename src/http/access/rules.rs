@@ -8,6 +8,7 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
 
 use crate::access::{Direction, Scope};
+use crate::http::versions;
 
 /// The security scheme that operations name.
 pub(in crate::http) const SCHEME: &str = "bearer";
@@ -58,7 +59,10 @@ impl Rules {
         let paths = document.paths.paths.iter();
         Self(
             paths
-                .map(|(path, item)| (path.clone(), PathRules::of(item)))
+                .flat_map(|(path, item)| {
+                    let paths = versions::others(path).chain([path.clone()]);
+                    paths.map(|path| (path, PathRules::of(item)))
+                })
                 .collect(),
         )
     }

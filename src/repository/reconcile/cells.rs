@@ -13,7 +13,9 @@ use super::chunks::Chunk;
 use super::{Finding, Reconciler};
 use crate::repository::Error;
 use crate::repository::sealed::within;
-use crate::repository::seals::{INSERT_LIMIT, ServerTime, millis, trusted_since};
+use crate::repository::sealed_tables::PAGE_VIEWS;
+use crate::repository::seals::trusted_since;
+use crate::repository::server_time::{INSERT_LIMIT, ServerTime, millis};
 
 #[derive(Row, Deserialize)]
 struct SealedHour {
@@ -79,7 +81,7 @@ impl Reconciler {
     pub(super) async fn sealed(&self, window: &Range<u32>) -> Result<Sealed, Error> {
         let window = std::slice::from_ref(window);
         let (hours, times) = (within("hour", window), within("created_at", window));
-        let since = trusted_since();
+        let since = trusted_since(&PAGE_VIEWS);
         let sql = format!(
             "SELECT toUnixTimestamp(hour) AS hour, max(sealed) AS sealed, max(marked) AS marked FROM (\
              SELECT hour, toUnixTimestamp64Milli(sealed_at) AS sealed, toInt64(0) AS marked \

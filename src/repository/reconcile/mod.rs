@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use clickhouse::{RowOwned, RowRead};
 
-use super::seals::INSERT_LIMIT;
+use super::server_time::INSERT_LIMIT;
 use super::{ClickHouse, Error, deadline};
 use crate::domain::{AcceptanceWindow, Clock};
 

@@ -33,9 +33,10 @@ const FIRST: &str = "first";
 const PASSWORD: &str = "of-the-tests";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Tables that all servers keep whole.
-const SHARED: [&str; 3] = [
+const SHARED: [&str; 4] = [
     "schema_migrations",
     "traffic_seals",
+    "events_seals",
     "traffic_pages_snapshots",
 ];
 

@@ -111,7 +111,7 @@ impl ClickHouse {
 
     /// The table that holds the rows of `name`, as it must be called in a statement that changes it.
     pub fn rows_of(&self, name: &str) -> String {
-        let shared = ["traffic_seals", "schema_migrations"].contains(&name);
+        let shared = ["traffic_seals", "events_seals", "schema_migrations"].contains(&name);
         match self.cluster {
             Some(cluster) if shared => format!("{name} ON CLUSTER '{cluster}'"),
             Some(cluster) => format!("{name}_local ON CLUSTER '{cluster}'"),
