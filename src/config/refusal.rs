@@ -1,6 +1,9 @@
 //! Why there are no settings, in one line that names the one at fault.
 
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::Cli;
 
 /// Why there are no settings.
 pub enum Refusal {
@@ -52,12 +55,20 @@ impl From<clap::Error> for Refusal {
             },
             ErrorKind::InvalidUtf8 => "a flag, or a variable of a setting, is not UTF-8".to_owned(),
             ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-                format!(
-                    "{name} ({flag}): {:?}: {reason}",
-                    text(ContextKind::InvalidValue)
-                )
+                let value = text(ContextKind::InvalidValue);
+                // A command's own flags have no variables.
+                match is_variable(&name) {
+                    true => format!("{name} ({flag}): {value:?}: {reason}"),
+                    false => format!("{flag}: {value:?}: {reason}"),
+                }
             }
             _ => reason,
         })
     }
+}
+
+fn is_variable(name: &str) -> bool {
+    let command = Cli::command();
+    let mut variables = command.get_arguments().filter_map(clap::Arg::get_env);
+    variables.any(|variable| variable == name)
 }

@@ -124,6 +124,13 @@ fn what_to_generate_is_checked() {
         assert!(line.contains(name), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
     }
+    let line = read(&["generate", "--views=0"]).err().unwrap();
+    assert!(line.starts_with("--views: "), "{line}");
+    let line = read(&["--retention-days=0"]).err().unwrap();
+    assert!(
+        line.starts_with("RETENTION_DAYS (--retention-days): "),
+        "{line}"
+    );
     assert!(read(&["generate", url, "--single", "--rate=5", "--duration=60"]).is_ok());
     assert!(read(&["generate", url, "--updates=0.5", "--compress=zstd"]).is_ok());
 }
