@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use traffic_api::domain::Event;
-use traffic_api::generate::{EventShape, Events, line};
+use traffic_api::generate::{EventShape, Times, Visits, line};
 use traffic_api::pipeline::Record;
 
 use super::load::{Load, Outcome};
@@ -73,11 +73,15 @@ fn recent_events() -> impl Iterator<Item = Event> {
         seed,
         sites: 20,
         visits: 100_000,
-        from: now - 1000,
-        until: now - 100,
+        duplicates: 0.0,
+        times: Times::Even(now - 1000, now - 200),
     };
     let first: u64 = rand::random();
-    (0..).flat_map(move |n| Events::of(shape(first.wrapping_add(n))))
+    (0..).flat_map(move |n| {
+        let shape = shape(first.wrapping_add(n));
+        let visits = Visits::new(shape);
+        (0..shape.visits).flat_map(move |number| visits.visit(number))
+    })
 }
 
 /// The same views as one INSERT each, straight to ClickHouse.

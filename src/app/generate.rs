@@ -1,4 +1,4 @@
-//! `traffic-api generate`: views that nobody made, for demonstrations and for load.
+//! `traffic-api generate`: views and events that nobody made, for demonstrations and for load.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -9,36 +9,43 @@ use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Coding, Generate, Settings};
+use crate::config::{Coding, Generate, GeneratedStream, Settings};
 use crate::domain::Clock;
-use crate::generate::{Compression, Load, Shape, Style, Tally, Times, Traffic, write_lines};
+use crate::generate::{
+    Compression, EventShape, LONGEST_VISIT, Load, Shape, Source, Style, Tally, Times, Traffic,
+    Visits, write_lines,
+};
 
 const DAY: u32 = 86_400;
 /// Live views are dated so many seconds back: the service's clock may be a little behind ours.
 const LIVE_AGE: u32 = 2;
 
-/// Does what was asked; the closing line goes to `say`, or to standard error where the views
+/// What is made where the command does not say how much.
+const USERS: u32 = 10_000;
+const PAGES: u32 = 500;
+const SITES: u32 = 20;
+
+/// Does what was asked; the closing line goes to `say`, or to standard error where the lines
 /// themselves go to standard output.
 ///
 /// # Errors
-/// Views were lost or refused, or could not be written.
+/// Something was lost or refused, or could not be written.
 pub async fn generate(settings: &Settings, task: &Generate, say: impl Fn(&str)) -> Result<()> {
     let now = Clock::system().now();
-    let traffic = Traffic::new(shape(task, now)?)?;
+    let (count, times) = times(task, now)?;
+    let source = source(task, count, times)?;
     if let Some(url) = &task.to {
-        let (Times::Daily(from, _) | Times::Even(from, _)) = shape(task, now)?.times;
-        let oldest = now.timestamp() - i64::from(settings.retention_days) * i64::from(DAY);
-        if i64::from(from) <= oldest {
-            bail!(
-                "--days, --until: the first views would be older than RETENTION_DAYS ({} days)",
-                settings.retention_days
-            );
+        let (Times::Daily(from, _) | Times::Even(from, _)) = times;
+        if let Some((name, days)) = task.kept(settings)
+            && i64::from(from) <= now.timestamp() - i64::from(days) * i64::from(DAY)
+        {
+            bail!("--days, --until: the first ones would be older than {name} ({days} days)");
         }
-        return send(task, url.clone(), traffic, say).await;
+        return send(task, url.clone(), source, say).await;
     }
-    let bar = bar(&traffic);
+    let bar = bar(&source);
     let begun = Instant::now();
-    let lines = write_lines(&traffic, &mut std::io::stdout().lock(), &bar)
+    let lines = write_lines(&source, &mut std::io::stdout().lock(), &bar)
         .context("standard output can't be written to")?;
     bar.finish_and_clear();
     if let Some(lines) = lines {
@@ -48,43 +55,53 @@ pub async fn generate(settings: &Settings, task: &Generate, say: impl Fn(&str)) 
     Ok(())
 }
 
-fn shape(task: &Generate, now: DateTime<Utc>) -> Result<Shape> {
-    let seconds = |at: DateTime<Utc>| u32::try_from(at.timestamp());
-    let (views, times) = match (task.duration, task.rate) {
-        (Some(duration), Some(rate)) => {
-            let from = seconds(now)? - LIVE_AGE;
-            (
-                u64::from(rate) * u64::from(duration),
-                Times::Even(from, from + duration),
-            )
-        }
-        _ => {
-            let until = task.until.unwrap_or(now);
-            if until > now {
-                bail!("--until is in the future");
-            }
-            let until = seconds(until).context("--until")?;
-            let from = until.checked_sub(task.days * DAY);
-            let from = from.context("--until is too early for --days")?;
-            (task.views, Times::Daily(from, until))
-        }
+/// How many views or visits, and when they are or begin.
+fn times(task: &Generate, now: DateTime<Utc>) -> Result<(u64, Times)> {
+    // A visit goes on after it has begun, and all of it has happened when it is sent.
+    let lasts = match task.stream {
+        GeneratedStream::PageViews => 0,
+        GeneratedStream::Events => LONGEST_VISIT,
     };
-    Ok(Shape {
-        seed: task.seed,
-        views,
-        users: task.users,
-        pages: task.pages,
-        duplicates: task.duplicates,
-        // Lines can say what was posted, not what was changed.
-        updates: match task.to {
-            Some(_) => task.updates,
-            None => 0.0,
-        },
-        times,
+    let seconds = |at: DateTime<Utc>| u32::try_from(at.timestamp());
+    if let (Some(duration), Some(rate)) = (task.duration, task.rate) {
+        let from = seconds(now)? - LIVE_AGE - lasts;
+        let count = u64::from(rate) * u64::from(duration);
+        return Ok((count, Times::Even(from, from + duration)));
+    }
+    let until = task.until.unwrap_or(now);
+    if until > now {
+        bail!("--until is in the future");
+    }
+    let until = seconds(until).context("--until")?;
+    let from = until.checked_sub(task.days * DAY);
+    let from = from.context("--until is too early for --days")?;
+    Ok((task.views, Times::Daily(from, until - lasts)))
+}
+
+fn source(task: &Generate, count: u64, times: Times) -> Result<Source> {
+    let (seed, duplicates) = (task.seed, task.duplicates);
+    Ok(match task.stream {
+        GeneratedStream::PageViews => Source::Views(Traffic::new(Shape {
+            seed,
+            views: count,
+            users: task.users.unwrap_or(USERS),
+            pages: task.pages.unwrap_or(PAGES),
+            duplicates,
+            // Lines can say what was posted, not what was changed.
+            updates: task.updates.unwrap_or(0.0),
+            times,
+        })?),
+        GeneratedStream::Events => Source::Visits(Visits::new(EventShape {
+            seed,
+            sites: task.sites.unwrap_or(SITES),
+            visits: count,
+            duplicates,
+            times,
+        })),
     })
 }
 
-async fn send(task: &Generate, url: String, traffic: Traffic, say: impl Fn(&str)) -> Result<()> {
+async fn send(task: &Generate, url: String, source: Source, say: impl Fn(&str)) -> Result<()> {
     let style = match task.single {
         true => Style::Singles,
         false => Style::Batches(u64::from(task.batch_size), task.compress.into()),
@@ -104,11 +121,11 @@ async fn send(task: &Generate, url: String, traffic: Traffic, say: impl Fn(&str)
     let (tally, stop, bar) = (
         Arc::new(Tally::default()),
         CancellationToken::new(),
-        bar(&traffic),
+        bar(&source),
     );
-    let views = traffic.views();
+    let (count, noun) = (source.count(), source.noun());
     let begun = Instant::now();
-    let run = load.run(traffic, Arc::clone(&tally), stop.clone(), bar.clone());
+    let run = load.run(source, Arc::clone(&tally), stop.clone(), bar.clone());
     tokio::pin!(run);
     let outcome = tokio::select! {
         outcome = &mut run => outcome,
@@ -120,7 +137,7 @@ async fn send(task: &Generate, url: String, traffic: Traffic, say: impl Fn(&str)
     bar.finish_and_clear();
     let (seconds, rate) = pace(begun, tally.accepted() + tally.updated());
     say(&format!(
-        "{} of {views} views in {seconds} s, {rate} rows/s: {} accepted with repeats, {} updated, \
+        "{} of {count} {noun} in {seconds} s, {rate} rows/s: {} accepted with repeats, {} updated, \
          {} rejected, {} errors, {} retries",
         tally.done(),
         tally.accepted(),
@@ -131,12 +148,12 @@ async fn send(task: &Generate, url: String, traffic: Traffic, say: impl Fn(&str)
     ));
     if let Err(reason) = outcome {
         bail!(
-            "given up, {} views not sent: {reason}",
-            views - tally.done()
+            "given up, {} {noun} not sent: {reason}",
+            count - tally.done()
         );
     }
-    if tally.done() < views {
-        bail!("interrupted, {} views not sent", views - tally.done());
+    if tally.done() < count {
+        bail!("interrupted, {} {noun} not sent", count - tally.done());
     }
     if tally.rejected() > 0 {
         bail!("{} rows were rejected", tally.rejected());
@@ -145,14 +162,16 @@ async fn send(task: &Generate, url: String, traffic: Traffic, say: impl Fn(&str)
 }
 
 /// Draws nothing where standard error is no terminal.
-fn bar(traffic: &Traffic) -> ProgressBar {
-    let template = "views [{wide_bar}] {human_pos}/{human_len}, {rate}, {eta} left";
-    let style = ProgressStyle::with_template(template)
+fn bar(source: &Source) -> ProgressBar {
+    let noun = source.noun();
+    let template =
+        format!("{noun} [{{wide_bar}}] {{human_pos}}/{{human_len}}, {{rate}}, {{eta}} left");
+    let style = ProgressStyle::with_template(&template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .with_key("rate", |state: &ProgressState, line: &mut dyn Write| {
             let _ = write!(line, "{:.0}/s", state.per_sec());
         });
-    ProgressBar::new(traffic.views()).with_style(style)
+    ProgressBar::new(source.count()).with_style(style)
 }
 
 /// The seconds since `begun`, and how many rows that is in each.

@@ -20,7 +20,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 pub use access::AccessSettings;
 pub use choices::{Auth, LogFormat, ReportPlan};
 pub use commands::{Command, Drain, KeyCommand, NewKey, Reconcile, ReportFormat, SpoolCommand};
-pub use generate::{Coding, Generate};
+pub use generate::{Coding, Generate, GeneratedStream};
 pub use refusal::Refusal;
 use values::{address, database, http_url, identifier, log_level};
 
@@ -289,7 +289,7 @@ impl Cli {
             ));
         }
         if let Some(Command::Generate(task)) = &self.command {
-            task.checked(settings.retention_days)?;
+            task.checked(settings)?;
         }
         if let None | Some(Command::Serve) = self.command
             && let Some(line) = settings.access.contradiction(settings.listen_addr)

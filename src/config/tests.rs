@@ -106,6 +106,13 @@ fn what_to_generate_is_checked() {
         (&["--updates=0.5"], "--to"),
         (&["--single"], "--to"),
         (&["--days=90"], "RETENTION_DAYS"),
+        (&["--sites=3"], "--sites"),
+        (&["--stream=clicks"], "--stream"),
+        (&["--stream=events", "--sites=0"], "--sites"),
+        (&["--stream=events", "--users=3"], "--users"),
+        (&["--stream=events", "--pages=3"], "--pages"),
+        (&[url, "--stream=events", "--updates=0.1"], "--updates"),
+        (&["--stream=events", "--days=30"], "EVENTS_RETENTION_DAYS"),
         (&["--until=2026-11-21"], "--until"),
         (&["--to=https://example.org"], "https"),
         (&["--to=http://a:1/api"], "--to"),
@@ -133,6 +140,10 @@ fn what_to_generate_is_checked() {
     );
     assert!(read(&["generate", url, "--single", "--rate=5", "--duration=60"]).is_ok());
     assert!(read(&["generate", url, "--updates=0.5", "--compress=zstd"]).is_ok());
+    let events = ["generate", "--stream=events", "--visits=5", "--sites=3"];
+    assert!(read(&events).is_ok());
+    let for_ever = ["--days=400", "--events-retention-days=0"];
+    assert!(read(&[&events[..], &for_ever].concat()).is_ok());
 }
 
 #[test]

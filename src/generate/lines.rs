@@ -1,14 +1,14 @@
-//! Views as lines of JSON, as `POST /api/traffic` takes them.
+//! Lines of JSON, as the service takes them, and views as such lines.
 
 use std::io::{self, Write};
 
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::Traffic;
+use super::Source;
 use crate::domain::PageView;
 
-/// How many views are written at once.
+/// How many views or visits are written at once.
 const TURN: u64 = 1000;
 
 #[derive(Serialize)]
@@ -50,18 +50,15 @@ fn json(view: &PageView, request_id: Option<u64>, into: &mut Vec<u8>) {
 /// # Errors
 /// `output` can't be written to.
 pub fn write_lines(
-    traffic: &Traffic,
+    source: &Source,
     output: &mut impl Write,
     bar: &ProgressBar,
 ) -> io::Result<Option<u64>> {
     let (mut block, mut lines, mut next) = (Vec::new(), 0, 0);
-    while next < traffic.views() {
-        let end = traffic.views().min(next + TURN);
+    while next < source.count() {
+        let end = source.count().min(next + TURN);
         block.clear();
-        for view in traffic.posts(next..end) {
-            line(&view, &mut block);
-            lines += 1;
-        }
+        lines += source.lines(next..end, &mut block);
         match output.write_all(&block) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
             written => written?,

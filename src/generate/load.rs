@@ -1,4 +1,4 @@
-//! Sends the traffic to a running service.
+//! Sends what is made up to a running service.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,9 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Request, in_words};
-use super::lines::{body, line};
-use super::{Tally, Traffic};
-use crate::domain::PageView;
+use super::{Source, Tally};
 
 /// How many updates of one batch are under way at once: together they take the service few inserts.
 const UPDATES_AT_ONCE: usize = 8;
@@ -34,12 +32,12 @@ pub enum Compression {
     Zstd,
 }
 
-/// How views are posted.
+/// How views and events are posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// So many in one request.
+    /// So many views, or the events of so many visits, in one request.
     Batches(u64, Compression),
-    /// Each in its own.
+    /// Each view or event in its own.
     Singles,
 }
 
@@ -50,11 +48,11 @@ pub struct Load {
     pub url: String,
     /// The key that it is sent with.
     pub api_key: Option<String>,
-    /// How views are posted.
+    /// How they are posted.
     pub style: Style,
     /// Requests at once.
     pub connections: usize,
-    /// Views a second at most.
+    /// Views or visits a second at most.
     pub rate: Option<f64>,
     /// How long one request is repeated while there is no answer, or "try again".
     pub patience: Duration,
@@ -69,7 +67,7 @@ struct Receipt {
 }
 
 struct Sender {
-    traffic: Traffic,
+    source: Source,
     load: Load,
     client: Client,
     tally: Arc<Tally>,
@@ -81,15 +79,15 @@ struct Sender {
 }
 
 impl Load {
-    /// Sends all views of `traffic` and their repeats, and updates each view that is to be updated once
-    /// the service has it. Ends early when `stop` is cancelled, and at the first request that is given
+    /// Sends all of `source` with its repeats, and updates each view that is to be updated once the
+    /// service has it. Ends early when `stop` is cancelled, and at the first request that is given
     /// up: a service that is gone for so long is not to be waited for once per request.
     ///
     /// # Errors
     /// Why a request was given up; `tally` says what became of the others.
     pub async fn run(
         self,
-        traffic: Traffic,
+        source: Source,
         tally: Arc<Tally>,
         stop: CancellationToken,
         bar: ProgressBar,
@@ -97,7 +95,7 @@ impl Load {
         let client = Client::new(&self.url, self.api_key.as_deref(), self.patience)?;
         let connections = self.connections;
         let sender = Arc::new(Sender {
-            traffic,
+            source,
             load: self,
             client,
             tally,
@@ -129,19 +127,19 @@ impl Sender {
         };
         while !self.stop.is_cancelled() {
             let start = self.next.fetch_add(size, Ordering::Relaxed);
-            if start >= self.traffic.views() || !self.is_due(start).await {
+            if start >= self.source.count() || !self.is_due(start).await {
                 return;
             }
-            let block = start..self.traffic.views().min(start + size);
-            let views = block.end - block.start;
+            let block = start..self.source.count().min(start + size);
+            let numbers = block.end - block.start;
             let sent = match self.load.style {
                 Style::Batches(_, compression) => self.batch(block, compression).await,
                 Style::Singles => self.single(start).await,
             };
             match sent {
                 Ok(()) => {
-                    self.tally.add_done(views);
-                    self.bar.inc(views);
+                    self.tally.add_done(numbers);
+                    self.bar.inc(numbers);
                 }
                 Err(reason) => {
                     let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +153,7 @@ impl Sender {
         }
     }
 
-    /// Waits for the time at which view `number` is to be sent; false when there is no more sending.
+    /// Waits for the time at which `number` is to be sent; false when there is no more sending.
     async fn is_due(&self, number: u64) -> bool {
         if let Some(rate) = self.load.rate {
             #[expect(clippy::cast_precision_loss, reason = "nanoseconds more or less")]
@@ -169,15 +167,12 @@ impl Sender {
     }
 
     async fn batch(&self, block: Range<u64>, compression: Compression) -> Result<(), String> {
-        let (mut text, mut posts) = (Vec::new(), 0);
-        for view in self.traffic.posts(block.clone()) {
-            line(&view, &mut text);
-            posts += 1;
-        }
+        let mut text = Vec::new();
+        let posts = self.source.lines(block.clone(), &mut text);
         let (encoding, body) = encoded(text, compression).await;
         let request = Request {
             method: Method::POST,
-            path: "/api/traffic".to_owned(),
+            path: self.source.path().to_owned(),
             content_type: "application/x-ndjson",
             encoding,
             body: body.into(),
@@ -202,7 +197,7 @@ impl Sender {
             return Ok(());
         }
         let spooled = answer.status == StatusCode::ACCEPTED;
-        let updates = block.filter_map(|number| self.traffic.update(number));
+        let updates = block.filter_map(|number| self.source.update(number));
         stream::iter(updates.map(Ok))
             .try_for_each_concurrent(UPDATES_AT_ONCE, |update| self.update(update, spooled))
             .await
@@ -210,51 +205,38 @@ impl Sender {
 
     async fn single(&self, number: u64) -> Result<(), String> {
         let mut spooled = None;
-        for view in self.traffic.posts(number..number + 1) {
-            let answer = self.one(Method::POST, &view, false).await?;
-            if let Some(status) = answer {
+        for post in self.source.singles(number) {
+            if let Some(status) = self.one(&post).await? {
                 self.tally.add_accepted(1);
                 spooled = Some(status == StatusCode::ACCEPTED);
             }
         }
-        match (spooled, self.traffic.update(number)) {
+        match (spooled, self.source.update(number)) {
             (Some(spooled), Some(update)) => self.update(update, spooled).await,
             _ => Ok(()),
         }
     }
 
-    async fn update(&self, view: PageView, spooled: bool) -> Result<(), String> {
-        if self.one(Method::PUT, &view, spooled).await?.is_some() {
+    async fn update(&self, mut put: Request, spooled: bool) -> Result<(), String> {
+        put.may_be_on_its_way = spooled;
+        if self.one(&put).await?.is_some() {
             self.tally.add_updated();
         }
         Ok(())
     }
 
-    /// The status of success, or nothing when the service refuses this view.
-    async fn one(
-        &self,
-        method: Method,
-        view: &PageView,
-        may_be_on_its_way: bool,
-    ) -> Result<Option<StatusCode>, String> {
-        let request = Request {
-            method,
-            path: format!("/api/traffic/{}", view.request_id.get()),
-            content_type: "application/json",
-            encoding: None,
-            body: body(view).into(),
-            may_be_on_its_way,
-        };
-        let answer = self.send(&request, 1).await?;
+    /// The status of success, or nothing when the service refuses this record.
+    async fn one(&self, request: &Request) -> Result<Option<StatusCode>, String> {
+        let answer = self.send(request, 1).await?;
         if answer.status.is_success() {
             return Ok(Some(answer.status));
         }
-        let of_this_view = [
+        let of_this_record = [
             StatusCode::NOT_FOUND,
             StatusCode::CONFLICT,
             StatusCode::UNPROCESSABLE_ENTITY,
         ];
-        if !of_this_view.contains(&answer.status) {
+        if !of_this_record.contains(&answer.status) {
             self.tally.add_lost(1);
             return Err(format!("{} answers {}", self.load.url, in_words(&answer)));
         }
@@ -265,10 +247,10 @@ impl Sender {
         Ok(None)
     }
 
-    async fn send(&self, request: &Request, views: u64) -> Result<super::client::Answer, String> {
+    async fn send(&self, request: &Request, records: u64) -> Result<super::client::Answer, String> {
         let tell = |text: &str| self.tell(text);
         let sent = self.client.send(request, &self.tally, &self.stop, &tell);
-        sent.await.inspect_err(|_| self.tally.add_lost(views))
+        sent.await.inspect_err(|_| self.tally.add_lost(records))
     }
 
     fn tell(&self, text: &str) {

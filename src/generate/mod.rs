@@ -1,4 +1,4 @@
-//! Page views that nobody made: for demonstrations, for load, for a dashboard with something on it.
+//! Page views and events that nobody made: for demonstrations, for load, for a dashboard with something on it.
 //!
 //! Purpose: the traffic of a site as a function of its settings, and ways to send it off: as lines, or
 //! to a running service through its API.
@@ -16,11 +16,13 @@ mod events;
 mod lines;
 mod load;
 mod pages;
+mod source;
 mod tally;
 mod traffic;
 
-pub use events::{EventShape, Events, line};
+pub use events::{EventShape, LONGEST_VISIT, Visits, line};
 pub use lines::write_lines;
 pub use load::{Compression, Load, Style};
+pub use source::Source;
 pub use tally::Tally;
 pub use traffic::{Shape, Times, Traffic};

@@ -1,4 +1,4 @@
-//! What became of the views.
+//! What became of what was sent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +34,7 @@ impl Tally {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Views of which all is done, repeats and updates too.
+    /// Views or visits of which all is done, repeats and updates too.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
@@ -44,24 +44,24 @@ impl Tally {
         self.retries.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add_accepted(&self, views: u64) {
-        self.accepted.fetch_add(views, Ordering::Relaxed);
+    pub(super) fn add_accepted(&self, count: u64) {
+        self.accepted.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn add_rejected(&self, views: u64) {
-        self.rejected.fetch_add(views, Ordering::Relaxed);
+    pub(super) fn add_rejected(&self, count: u64) {
+        self.rejected.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn add_updated(&self) {
         self.updated.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn add_lost(&self, views: u64) {
-        self.lost.fetch_add(views, Ordering::Relaxed);
+    pub(super) fn add_lost(&self, count: u64) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(super) fn add_done(&self, views: u64) {
-        self.done.fetch_add(views, Ordering::Relaxed);
+    pub(super) fn add_done(&self, count: u64) {
+        self.done.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn add_retry(&self) {

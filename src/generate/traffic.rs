@@ -16,7 +16,7 @@ const USER_EXPONENT: f64 = 0.8;
 /// The same of pages, as often measured on real sites.
 const PAGE_EXPONENT: f64 = 1.0;
 /// How many views back a repeat may be of: a client's retry comes soon.
-const MOST_BACK: u64 = 5000;
+pub(super) const MOST_BACK: u64 = 5000;
 /// How far back an update may move a view, in seconds.
 const MOST_EARLIER: u32 = 36 * 3600;
 /// The distance of `SplitMix64`'s states, odd, so that the ids of all numbers differ.
@@ -183,7 +183,7 @@ fn rank(zipf: Zipf<f64>, random: &mut SplitMix64) -> u32 {
 }
 
 /// Another number for each, with no likeness between neighbours.
-fn mixed(number: u64) -> u64 {
+pub(super) fn mixed(number: u64) -> u64 {
     SplitMix64::seed_from_u64(number).next_u64()
 }
 

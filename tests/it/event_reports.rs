@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use traffic_api::domain::{
     Clock, CountersQuery, CreatedAt, Event, EventType, Hour, Interval, ReportWindow, Stream,
 };
-use traffic_api::generate::{EventShape, Events, line};
+use traffic_api::generate::{EventShape, LONGEST_VISIT, Times, Visits, line};
 use traffic_api::repository::{EventReports, LEAST_SEAL_DELAY, Plan, Seals, ServerTime};
 
 use crate::events::{counted, event, post, post_lines, sites};
@@ -22,10 +22,10 @@ use uuid::Uuid;
 
 const DAY: i64 = 86_400;
 /// One event as the test reads it: (site, correlation id, type) and its time.
-type Read = BTreeMap<(String, String, String), i64>;
+pub type Read = BTreeMap<(String, String, String), i64>;
 
 /// What the service must say, from the lines alone and by code of its own.
-fn read(lines: &str) -> Read {
+pub fn read(lines: &str) -> Read {
     let mut events = Read::new();
     for line in lines.lines().filter(|line| !line.is_empty()) {
         let event: Value = serde_json::from_str(line).unwrap();
@@ -42,7 +42,7 @@ fn read(lines: &str) -> Read {
 }
 
 /// (date, site, type) and how many, by date and site.
-fn by_interval(events: &Read, seconds: i64) -> Vec<(String, String, String, u64)> {
+pub fn by_interval(events: &Read, seconds: i64) -> Vec<(String, String, String, u64)> {
     let mut counts: BTreeMap<(String, String, String), u64> = BTreeMap::new();
     for ((site, _, of), time) in events {
         let start = rfc3339(time - time.rem_euclid(seconds));
@@ -102,21 +102,19 @@ async fn generated_events_are_counted() {
         seed: 4,
         sites: 9,
         visits: 2_000,
-        from: 1_650_000_000,
-        until: 1_650_000_000 + 12 * 86_400,
+        duplicates: 0.02,
+        times: Times::Daily(1_650_000_000, 1_650_000_000 + 12 * 86_400),
     };
+    let events: Vec<Event> = Visits::new(shape).posts(0..shape.visits).collect();
     // As in the real ones, some come again with another time.
-    let again = |(n, event): (usize, Event)| {
+    let again = |(n, event): (usize, &Event)| {
         let moved = if n % 3 == 0 { 40_000 } else { -40_000 };
         let time = event.time.unix().saturating_add_signed(moved);
         let time = CreatedAt::from_unix(time);
-        (n % 16 == 0).then_some(Event { time, ..event })
+        (n % 16 == 0).then_some(Event { time, ..*event })
     };
-    let more = Events::of(shape).enumerate().filter_map(again);
-    let lines: Vec<String> = Events::of(shape)
-        .chain(more)
-        .map(|event| line(&event))
-        .collect();
+    let more: Vec<Event> = events.iter().enumerate().filter_map(again).collect();
+    let lines: Vec<String> = events.iter().chain(&more).map(line).collect();
     lines_are_counted(lines.join("\n")).await;
 }
 
@@ -433,6 +431,61 @@ async fn parts_neither_repeat_nor_skip_while_events_come_in() {
     app.stop().await;
 }
 
+/// What no rule of sealing covers: somebody wrote to the counts, or took some away.
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_were_damaged_are_right_after_sealing() {
+    let (engine, database) = (shared_engine(), fresh_database());
+    let flags = [
+        "--sealer=false",
+        "--events-retention-days=0",
+        "--report-plan=view",
+    ];
+    let app = TestApp::start_with(&engine, &database, Clock::system(), &flags).await;
+    trust_marks_since(&engine, &database, Stream::Events, "2020-01-01").await;
+    let hour = Hour::containing(u32::try_from(chrono::Utc::now().timestamp()).unwrap() - 9000);
+    let site = sites(1)[0];
+    let lines: Vec<String> = (0..7)
+        .map(|id| event(site, "serve", Uuid::from_u128(id), hour.start().into()).to_string())
+        .collect();
+    post_lines(&app, lines.join("\n")).await;
+    let range = format!(
+        "interval=hour&from={}&to={}",
+        rfc3339(hour.start().into()),
+        rfc3339(hour.end().into())
+    );
+    let row = |of: &str, n| {
+        (
+            rfc3339(hour.start().into()),
+            site.to_string(),
+            of.to_owned(),
+            n,
+        )
+    };
+    let seals = Seals::of_events(repository(&engine, &database), LEAST_SEAL_DELAY);
+    // Counts hold a row only if they are made a minute after it: the server's clock is given.
+    let mut later = seals.now().await.unwrap().millis() + 61_000;
+    let mut seal = async || {
+        later += 10;
+        let as_of = ServerTime::from_millis(later);
+        seals.seal(hour, as_of).await.unwrap();
+    };
+    seal().await;
+    for damage in [
+        "INSERT INTO events_hourly SELECT site_id, hour, 'serve', 3, sealed_at + INTERVAL 1 MILLISECOND \
+         FROM events_hourly LIMIT 1",
+        "INSERT INTO events_hourly SELECT site_id, hour, 'click', 5, sealed_at \
+         FROM events_hourly LIMIT 1",
+        "ALTER TABLE events_hourly DELETE WHERE 1 SETTINGS mutations_sync = 2",
+    ] {
+        assert_eq!(counted(&app, &range).await, [row("serve", 7)]);
+        app.sql(damage).await;
+        assert_ne!(counted(&app, &range).await, [row("serve", 7)], "{damage}");
+        seal().await;
+        assert_eq!(counted(&app, &range).await, [row("serve", 7)], "{damage}");
+    }
+    app.stop().await;
+}
+
 /// Hours that are sealed, some of them with rows that came later, and hours that are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_and_claims_say_the_same() {
@@ -446,9 +499,11 @@ async fn counts_and_claims_say_the_same() {
         seed,
         sites: 5,
         visits,
-        from: until - 3 * 86_400,
-        until,
+        duplicates: 0.0,
+        times: Times::Even(until - 3 * 86_400, until - LONGEST_VISIT),
     };
+    let made =
+        |shape: EventShape| -> Vec<Event> { Visits::new(shape).posts(0..shape.visits).collect() };
     let send = async |events: Vec<Event>| {
         let lines: Vec<String> = events.iter().map(line).collect();
         assert_eq!(
@@ -456,7 +511,7 @@ async fn counts_and_claims_say_the_same() {
             StatusCode::OK
         );
     };
-    let events: Vec<Event> = Events::of(shape(1, 3_000)).collect();
+    let events = made(shape(1, 3_000));
     send(events.clone()).await;
     let seals = Seals::of_events(repository(&engine, &database), LEAST_SEAL_DELAY);
     // Counts hold a row only if they are made a minute after it: the server's clock is given.
@@ -515,7 +570,7 @@ async fn counts_and_claims_say_the_same() {
     assert!(claims.counters(&query).await.unwrap().counters.is_empty());
 
     // Late rows bring their hours back to the claims.
-    let late: Vec<Event> = Events::of(shape(2, 40)).collect();
+    let late = made(shape(2, 40));
     send(events.clone()).await;
     send(late.clone()).await;
     compare(&[events, late].concat()).await;

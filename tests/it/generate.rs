@@ -11,6 +11,8 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use traffic_api::generate::{Shape, Times, Traffic};
 
+use crate::event_reports::{by_interval, read};
+use crate::events::counted;
 use crate::support::service::{Service, run};
 use crate::support::{ClickHouse, TestApp, directory, fresh_database, rfc3339, shared_engine};
 
@@ -287,6 +289,63 @@ async fn live_views_happen_while_they_are_sent() {
         "{times:?}"
     );
     assert!(tokio::task::block_in_place(|| service.terminate()).success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_events_are_what_reports_count() {
+    let until = recently();
+    let command = |name: &str, more: &[&str]| {
+        let mut command = Service::command(&directory(name));
+        let until = format!("--until={}", rfc3339(until.into()));
+        command.args(["generate", "--stream=events", "--visits=800", "--sites=6"]);
+        command
+            .args(["--days=2", "--duplicates=0.1", &until])
+            .args(more);
+        command
+    };
+    let (code, lines, err) = run_fully(command("event-lines", &[]));
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(lines, run_fully(command("event-lines", &[])).1);
+    assert_ne!(lines, run_fully(command("event-lines", &["--seed=2"])).1);
+    let expected = read(&lines);
+    let repeats = lines.lines().count() - expected.len();
+    assert!((60..220).contains(&repeats), "{repeats}");
+
+    let app = TestApp::start().await;
+    let target = format!("--to={}", app.url(""));
+    let range = format!(
+        "from={}&to={}&interval=hour",
+        rfc3339(i64::from(until - 2 * DAY)),
+        rfc3339(i64::from(until + 1))
+    );
+    // The second time everything is known.
+    for style in [&["--compress=gzip", "--batch-size=100"][..], &["--single"]] {
+        let (code, out, err) = beside(command("event-client", &[style, &[&target]].concat())).await;
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+        assert!(out.starts_with("800 of 800 visits in "), "{out}");
+        let accepted = format!(
+            " {} accepted with repeats, 0 updated",
+            lines.lines().count()
+        );
+        assert!(out.contains(&accepted), "{out}");
+        assert!(out.contains(" 0 rejected, 0 errors, 0 retries"), "{out}");
+        assert_eq!(counted(&app, &range).await, by_interval(&expected, 3600));
+    }
+
+    // Live: every event has happened when it is sent.
+    let mut live = Service::command(&directory("event-live"));
+    live.args([
+        "generate",
+        "--stream=events",
+        "--single",
+        "--rate=60",
+        "--duration=1",
+    ]);
+    live.arg(&target);
+    let (code, out, err) = beside(live).await;
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.starts_with("60 of 60 visits in "), "{out}");
+    app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
