@@ -154,6 +154,7 @@ async fn serve(
     let stopping = Arc::new(AtomicBool::new(false));
     let metrics = Metrics::default();
     let read_from = reports_from(settings, &clickhouse);
+    let reports = reports(settings, &clickhouse, read_from.clone());
     let state = AppState {
         views: view_ingest(settings, writer, clock.clone(), &metrics),
         events: event_ingest(
@@ -164,8 +165,8 @@ async fn serve(
             &metrics,
         )?,
         page_views,
-        event_reports: EventReports::new(read_from.clone(), plan(settings)),
-        reports: reports(settings, &clickhouse, read_from),
+        event_reports: EventReports::new(read_from, plan(settings)).measured_with(&reports),
+        reports,
         delivery: Arc::clone(&delivery),
         sealer: Arc::clone(&sealer),
         event_sealer: Arc::clone(&event_sealer),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::domain::{ClaimSet, Event};
+use crate::domain::{ClaimSet, Event, Stream};
 use crate::engine::Vitals;
 use crate::http::{AppState, Connections};
 use crate::pipeline::{BreakerState, Buffer, Delivery, Writer};
-use crate::repository::{ClickHouse, PeriodicCheck, Sealer};
+use crate::repository::{ClickHouse, PeriodicCheck, Sealer, SealerStats};
 use crate::telemetry::metrics::{self, Reading};
 
 /// Everyone whose state is shown.
@@ -15,7 +15,7 @@ struct Observed {
     delivery: Arc<Delivery<ClickHouse>>,
     views: Writer<ClaimSet>,
     events: Writer<Event>,
-    sealer: Arc<Sealer>,
+    sealers: [(Stream, Arc<Sealer>); 2],
     check: Arc<PeriodicCheck>,
     engine: Option<Vitals>,
     connections: Connections,
@@ -30,7 +30,10 @@ pub(super) fn show(state: &AppState, engine: Option<Vitals>, connections: &Conne
         delivery: Arc::clone(&state.delivery),
         views: state.views.writer.clone(),
         events: state.events.writer.clone(),
-        sealer: Arc::clone(&state.sealer),
+        sealers: [
+            (Stream::PageViews, Arc::clone(&state.sealer)),
+            (Stream::Events, Arc::clone(&state.event_sealer)),
+        ],
         check: Arc::clone(&state.check),
         engine,
         connections: connections.clone(),
@@ -44,7 +47,7 @@ impl Observed {
         self.service(reading);
         self.write_path(reading);
         self.spool(reading);
-        self.sealer(reading);
+        self.sealers(reading);
         self.check(reading);
     }
 
@@ -109,23 +112,33 @@ impl Observed {
         reading.gauge(&metrics::REPORT_LAG, since(freshness.complete_through_ms));
     }
 
-    fn sealer(&self, reading: &mut Reading) {
-        let stats = self.sealer.stats();
-        let hours = [("full", stats.counted), ("late", stats.recounted)];
-        reading.counters(&metrics::SEALER_HOURS, hours);
-        reading.counter(&metrics::SEALER_FAILURES, stats.failures);
-        reading.gauge(&metrics::SEALER_FAILING, stats.failing.into());
-        reading.gauge(&metrics::SEALER_UNSEALED, stats.unsealed_hours as f64);
-        reading.gauge(&metrics::SEALER_LATE, stats.late_hours as f64);
-        let took = stats.last.map_or(0.0, |last| last.took.as_secs_f64());
-        reading.gauge(&metrics::SEALER_DURATION, took);
-        if let Some(looked) = stats.surveyed_at {
-            let seconds = looked.millis() as f64 / 1000.0;
-            reading.gauge(&metrics::SEALER_LOOKED, seconds);
-        }
-        if let Some((_, through)) = stats.sealed {
-            reading.gauge(&metrics::SEALER_THROUGH, through.into());
-        }
+    fn sealers(&self, reading: &mut Reading) {
+        let all = self.sealers.each_ref();
+        let all = all.map(|(stream, sealer)| (stream.name(), sealer.stats()));
+        let hours = all.iter().flat_map(|(stream, stats)| {
+            [
+                (["full", stream], stats.counted),
+                (["late", stream], stats.recounted),
+            ]
+        });
+        reading.counters_by(&metrics::SEALER_HOURS, hours);
+        let failures = all.iter().map(|(stream, stats)| (*stream, stats.failures));
+        reading.counters(&metrics::SEALER_FAILURES, failures);
+        let mut show = |metric, value: fn(&SealerStats) -> Option<f64>| {
+            let values = all.iter();
+            let values = values.filter_map(|(stream, stats)| Some((*stream, value(stats)?)));
+            reading.gauges(metric, values);
+        };
+        show(&metrics::SEALER_FAILING, |s| Some(s.failing.into()));
+        show(&metrics::SEALER_UNSEALED, |s| Some(s.unsealed_hours as f64));
+        show(&metrics::SEALER_LATE, |s| Some(s.late_hours as f64));
+        show(&metrics::SEALER_DURATION, |s| {
+            Some(s.last.map_or(0.0, |last| last.took.as_secs_f64()))
+        });
+        show(&metrics::SEALER_LOOKED, |s| {
+            Some(s.surveyed_at?.millis() as f64 / 1000.0)
+        });
+        show(&metrics::SEALER_THROUGH, |s| Some(s.sealed?.1.into()));
     }
 
     fn check(&self, reading: &mut Reading) {

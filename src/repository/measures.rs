@@ -1,12 +1,14 @@
 //! What inserts and reports cost, counted through handles that are made once.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 use tracing::warn;
 
 use super::Error;
 use super::statements::Statements;
+use crate::domain::Stream;
 use crate::pipeline::{Batch, Failure, Seldom};
 use crate::telemetry::metrics::{self, LATENCY_SECONDS, Metrics};
 
@@ -46,8 +48,9 @@ pub(super) struct InsertMeasures {
     failures: IntCounterVec,
     confirmed: Histogram,
     failed: Histogram,
-    rows: Histogram,
-    bytes: Histogram,
+    /// By stream.
+    rows: Vec<Histogram>,
+    bytes: Vec<Histogram>,
     unreachable: IntCounter,
     transient: IntCounter,
     refused: IntCounter,
@@ -65,8 +68,8 @@ impl Default for InsertMeasures {
         Self {
             confirmed: duration.with_label_values(&["confirmed"]),
             failed: duration.with_label_values(&["failed"]),
-            rows: metrics::only(&rows),
-            bytes: metrics::only(&bytes),
+            rows: by_stream(&rows),
+            bytes: by_stream(&bytes),
             unreachable: class("unreachable"),
             transient: class("transient"),
             refused: class("refused"),
@@ -96,8 +99,9 @@ impl InsertMeasures {
         query_id: &str,
         error: Option<&Error>,
     ) {
-        self.rows.observe(batch.rows as f64);
-        self.bytes.observe(batch.bytes.len() as f64);
+        let stream = batch.stream as usize;
+        self.rows[stream].observe(batch.rows as f64);
+        self.bytes[stream].observe(batch.bytes.len() as f64);
         let failure = error.map(Failure::from);
         if let (Some(error), Some(failure)) = (error, &failure) {
             let (rows, took_ms) = (batch.rows, milliseconds(took));
@@ -124,6 +128,12 @@ impl InsertMeasures {
     }
 }
 
+/// One histogram of each stream, at its own place.
+fn by_stream(histogram: &HistogramVec) -> Vec<Histogram> {
+    let of = |stream: &Stream| histogram.with_label_values(&[stream.name()]);
+    Stream::ALL.iter().map(of).collect()
+}
+
 /// Which report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Report {
@@ -131,10 +141,19 @@ pub(super) enum Report {
     Days,
     Pages,
     Site,
+    Counters,
+    Funnel,
 }
 
 impl Report {
-    const ALL: [Report; 4] = [Report::Daily, Report::Days, Report::Pages, Report::Site];
+    const ALL: [Report; 6] = [
+        Report::Daily,
+        Report::Days,
+        Report::Pages,
+        Report::Site,
+        Report::Counters,
+        Report::Funnel,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -142,6 +161,8 @@ impl Report {
             Report::Days => "days",
             Report::Pages => "pages",
             Report::Site => "site",
+            Report::Counters => "counters",
+            Report::Funnel => "funnel",
         }
     }
 }
@@ -184,7 +205,12 @@ impl Default for ReportMeasures {
         for report in Report::ALL {
             measures.failures.with_label_values(&[report.name()]);
             for source in Source::ALL {
-                if source != Source::Kept || report == Report::Pages {
+                let is_read = match source {
+                    Source::Claims => true,
+                    Source::View => report != Report::Funnel,
+                    Source::Kept => report == Report::Pages,
+                };
+                if is_read {
                     measures.duration(report, source);
                 }
             }
@@ -204,20 +230,29 @@ impl ReportMeasures {
         self.durations.with_label_values(&labels)
     }
 
-    /// Names a report that took long.
-    pub(super) fn log(&self, report: Report, source: Source, took: Duration, named: &Statements) {
-        warn!(
-            report = report.name(),
-            source = source.name(),
-            took_ms = milliseconds(took),
-            query_id = named.name(),
-            statements = named.sent(),
-            "slow report"
-        );
+    /// Runs a report, whose statements are to have the common name that it is given, and notes what it
+    /// cost; one that takes as long as `slow` is logged.
+    pub(super) async fn run<T>(
+        &self,
+        report: Report,
+        slow: Duration,
+        answer: impl AsyncFnOnce(&Arc<Statements>) -> Result<(T, Source), Error>,
+    ) -> Result<T, Error> {
+        let (began, statements) = (Instant::now(), Arc::new(Statements::of(report.name())));
+        let outcome = answer(&statements).await;
+        let took = began.elapsed();
+        let source = outcome.as_ref().map(|(_, source)| *source);
+        if let Ok(source) = source
+            && took >= slow
+        {
+            log(report, source, took, &statements);
+        }
+        self.note(report, took, source);
+        outcome.map(|(answer, _)| answer)
     }
 
     /// One report has ended. A look-up of its series costs nothing beside a statement.
-    pub(super) fn note(&self, report: Report, took: Duration, outcome: Result<Source, &Error>) {
+    fn note(&self, report: Report, took: Duration, outcome: Result<Source, &Error>) {
         match outcome {
             Ok(source) => self.duration(report, source).observe(took.as_secs_f64()),
             // The client's to mend, not ClickHouse's.
@@ -225,6 +260,18 @@ impl ReportMeasures {
             Err(_) => self.failures.with_label_values(&[report.name()]).inc(),
         }
     }
+}
+
+/// Names a report that took long.
+fn log(report: Report, source: Source, took: Duration, named: &Statements) {
+    warn!(
+        report = report.name(),
+        source = source.name(),
+        took_ms = milliseconds(took),
+        query_id = named.name(),
+        statements = named.sent(),
+        "slow report"
+    );
 }
 
 /// As a number that a log in JSON holds as one.

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clickhouse::Row;
 use clickhouse::query::Query;
@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use super::measures::{Report, ReportMeasures, Source};
 use super::sealed::{LastSeen, Split, clean_for_user, read_steadily, within};
-use super::statements::Statements;
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
 use crate::domain::{DailyReport, ReportWindow, UserId};
 use crate::telemetry::metrics::Metrics;
@@ -53,9 +52,9 @@ pub struct Reports {
     pub(super) seen: Arc<LastSeen>,
     /// Views per day of the users who were last asked for.
     volumes: Arc<Mutex<LruCache<UserId, u64>>>,
-    measures: Arc<ReportMeasures>,
+    pub(super) measures: Arc<ReportMeasures>,
     /// A report that takes so long is logged.
-    slow: Duration,
+    pub(super) slow: Duration,
 }
 
 /// `PREWHERE` filters before `FINAL` merges. That is exact only because both columns are in the sort
@@ -119,22 +118,15 @@ impl Reports {
         report: Report,
         answer: impl AsyncFnOnce(&Self) -> Result<(T, Source), Error>,
     ) -> Result<T, Error> {
-        let (began, statements) = (Instant::now(), Arc::new(Statements::of(report.name())));
-        let named = Self {
-            clickhouse: self.clickhouse.named(&statements),
-            writes: self.writes.named(&statements),
-            ..self.clone()
-        };
-        let outcome = answer(&named).await;
-        let took = began.elapsed();
-        let source = outcome.as_ref().map(|(_, source)| *source);
-        if let Ok(source) = source
-            && took >= self.slow
-        {
-            self.measures.log(report, source, took, &statements);
-        }
-        self.measures.note(report, took, source);
-        outcome.map(|(answer, _)| answer)
+        let run = self.measures.run(report, self.slow, async |statements| {
+            let named = Self {
+                clickhouse: self.clickhouse.named(statements),
+                writes: self.writes.named(statements),
+                ..self.clone()
+            };
+            answer(&named).await
+        });
+        run.await
     }
 
     /// Shows what reports cost among `metrics`.

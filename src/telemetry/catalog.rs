@@ -82,13 +82,13 @@ pub const INSERT_DURATION: Definition = define(
 /// How many rows an insert has.
 pub const INSERT_ROWS: Definition = define(
     "traffic_insert_batch_rows",
-    &[],
+    &["stream"],
     "Rows in one insert, replays included",
 );
 /// How many bytes an insert has.
 pub const INSERT_BYTES: Definition = define(
     "traffic_insert_batch_bytes",
-    &[],
+    &["stream"],
     "Encoded bytes in one insert, replays included",
 );
 /// Why inserts fail.
@@ -204,49 +204,49 @@ pub const REPORT_LAG: Definition = define(
 /// What the sealer has done.
 pub const SEALER_HOURS: Definition = define(
     "traffic_sealer_counts_total",
-    &["kind"],
+    &["kind", "stream"],
     "Hours counted into the pre-aggregate: in full, or again for late rows",
 );
 /// How often it failed.
 pub const SEALER_FAILURES: Definition = define(
     "traffic_sealer_failures_total",
-    &[],
+    &["stream"],
     "Looks and counts of the sealer that failed",
 );
 /// Whether it fails.
 pub const SEALER_FAILING: Definition = define(
     "traffic_sealer_failing",
-    &[],
+    &["stream"],
     "1 when the sealer's latest look or count failed",
 );
 /// What it has to do.
 pub const SEALER_UNSEALED: Definition = define(
     "traffic_sealer_missing_counts",
-    &[],
+    &["stream"],
     "Closed hours that are not counted yet",
 );
 /// What it has to do again.
 pub const SEALER_LATE: Definition = define(
     "traffic_sealer_late_counts",
-    &[],
+    &["stream"],
     "Counted hours with rows that came later",
 );
 /// When it last looked.
 pub const SEALER_LOOKED: Definition = define(
     "traffic_sealer_looked_timestamp_seconds",
-    &[],
+    &["stream"],
     "When the sealer last looked, by ClickHouse's clock; absent before the first look",
 );
 /// How far counts reach.
 pub const SEALER_THROUGH: Definition = define(
     "traffic_sealer_sealed_through_timestamp_seconds",
-    &[],
+    &["stream"],
     "End of the newest run of counted hours; absent while there is none",
 );
 /// How long a count takes.
 pub const SEALER_DURATION: Definition = define(
     "traffic_sealer_last_count_duration_seconds",
-    &[],
+    &["stream"],
     "How long the latest count of an hour took, 0 before the first",
 );
 

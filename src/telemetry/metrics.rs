@@ -118,7 +118,7 @@ pub struct Reading(Vec<MetricFamily>);
 impl Reading {
     /// A value that may fall.
     pub fn gauge(&mut self, definition: &Definition, value: f64) {
-        self.add(definition, MetricType::GAUGE, [("", value)]);
+        self.add(definition, MetricType::GAUGE, [([], value)]);
     }
 
     /// Several values that may fall, by the metric's one label.
@@ -127,12 +127,13 @@ impl Reading {
         definition: &Definition,
         values: impl IntoIterator<Item = (&'a str, f64)>,
     ) {
+        let values = values.into_iter().map(|(label, value)| ([label], value));
         self.add(definition, MetricType::GAUGE, values);
     }
 
     /// A value that only rises.
     pub fn counter(&mut self, definition: &Definition, value: u64) {
-        self.add(definition, MetricType::COUNTER, [("", value as f64)]);
+        self.add(definition, MetricType::COUNTER, [([], value as f64)]);
     }
 
     /// Several values that only rise, by the metric's one label.
@@ -141,26 +142,38 @@ impl Reading {
         definition: &Definition,
         values: impl IntoIterator<Item = (&'a str, u64)>,
     ) {
+        let values = values.into_iter().map(|(label, value)| ([label], value));
+        self.counters_by(definition, values);
+    }
+
+    /// The same by all labels of the metric, in the order of their names.
+    pub fn counters_by<'a, const N: usize>(
+        &mut self,
+        definition: &Definition,
+        values: impl IntoIterator<Item = ([&'a str; N], u64)>,
+    ) {
         let values = values
             .into_iter()
-            .map(|(label, value)| (label, value as f64));
+            .map(|(labels, value)| (labels, value as f64));
         self.add(definition, MetricType::COUNTER, values);
     }
 
-    fn add<'a>(
+    /// A metric without a value is not shown at all.
+    fn add<'a, const N: usize>(
         &mut self,
         definition: &Definition,
         kind: MetricType,
-        values: impl IntoIterator<Item = (&'a str, f64)>,
+        values: impl IntoIterator<Item = ([&'a str; N], f64)>,
     ) {
-        let metrics = values.into_iter().map(|(label, value)| {
+        let metrics = values.into_iter().map(|(labels, value)| {
             let mut metric = Metric::default();
-            if let Some(name) = definition.labels.first() {
+            let pair = |(name, label): (&&str, &str)| {
                 let mut pair = LabelPair::default();
                 pair.set_name((*name).to_owned());
                 pair.set_value(label.to_owned());
-                metric.set_label(vec![pair]);
-            }
+                pair
+            };
+            metric.set_label(definition.labels.iter().zip(labels).map(pair).collect());
             if kind == MetricType::COUNTER {
                 let mut counter = Counter::default();
                 counter.set_value(value);
@@ -172,11 +185,15 @@ impl Reading {
             }
             metric
         });
+        let metrics: Vec<Metric> = metrics.collect();
+        if metrics.is_empty() {
+            return;
+        }
         let mut family = MetricFamily::default();
         family.set_name(definition.name.to_owned());
         family.set_help(definition.help.to_owned());
         family.set_field_type(kind);
-        family.set_metric(metrics.collect());
+        family.set_metric(metrics);
         self.0.push(family);
     }
 }

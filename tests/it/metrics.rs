@@ -180,8 +180,11 @@ async fn rows_inserts_and_rejected_lines_are_counted() {
         one.get("traffic_insert_duration_seconds_count{result=\"confirmed\"}"),
         5.0
     );
-    assert_eq!(one.get("traffic_insert_batch_rows_sum"), 5.0);
-    assert!(one.get("traffic_insert_batch_bytes_sum") > 5.0 * 20.0);
+    assert_eq!(
+        one.get("traffic_insert_batch_rows_sum{stream=\"page_views\"}"),
+        5.0
+    );
+    assert!(one.get("traffic_insert_batch_bytes_sum{stream=\"page_views\"}") > 5.0 * 20.0);
 
     let line = |id: u64, page: &str| {
         let mut line = view(1, at, page);

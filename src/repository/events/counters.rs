@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::{EventReports, of_sites};
 use crate::domain::{Counter, CountersPage, CountersQuery, CreatedAt, ReportWindow};
+use crate::repository::measures::Report;
 use crate::repository::pages::start_of;
 use crate::repository::sealed::{Split, within};
 use crate::repository::{Error, READ_DEADLINE, deadline};
@@ -33,13 +34,15 @@ impl EventReports {
             from: query.window.from.max(reached),
             until: query.window.until,
         };
-        let rows = self
-            .steadily(window, |split| async move {
+        let rows = self.measured(Report::Counters, async |reports| {
+            let read = |split| async move {
                 let sql = counters(query, &split);
-                let read = self.clickhouse.reader()?.query(&sql);
+                let read = reports.clickhouse.reader()?.query(&sql);
                 deadline(READ_DEADLINE, read.fetch_all::<CounterRow>()).await
-            })
-            .await?;
+            };
+            reports.steadily(window, read).await
+        });
+        let rows = rows.await?;
         let counter = |row: CounterRow| {
             let site_id = row.site.parse();
             Ok(Counter {

@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::{EventReports, of_sites};
 use crate::domain::{EventType, Funnel, FunnelQuery, FunnelReport};
+use crate::repository::measures::{Report, Source};
 use crate::repository::sealed::within;
 use crate::repository::{Error, READ_DEADLINE, deadline};
 
@@ -25,8 +26,12 @@ impl EventReports {
     /// # Errors
     /// When ClickHouse can't answer.
     pub async fn funnel(&self, query: &FunnelQuery) -> Result<FunnelReport, Error> {
-        let read = self.clickhouse.reader()?.query(&funnel(query));
-        let rows = deadline(READ_DEADLINE, read.fetch_all::<FunnelRow>()).await?;
+        let rows = self.measured(Report::Funnel, async |reports| {
+            let read = reports.clickhouse.reader()?.query(&funnel(query));
+            let rows = deadline(READ_DEADLINE, read.fetch_all::<FunnelRow>()).await?;
+            Ok((rows, Source::Claims))
+        });
+        let rows = rows.await?;
         let mut report = FunnelReport::default();
         for row in rows {
             let funnel = Funnel {

@@ -6,9 +6,13 @@ mod record;
 mod rivals;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::sealed::{CleanHours, LastSeen, Split, clean_for_events, read_steadily};
-use super::{ClickHouse, Error, Plan};
+use super::measures::{Report, ReportMeasures, Source};
+use super::sealed::{
+    CleanHours, LastSeen, Split, clean_for_events, read_claims_only, read_steadily,
+};
+use super::{ClickHouse, Error, Plan, Reports};
 use crate::domain::{ReportWindow, SiteId};
 
 pub(super) use record::readable;
@@ -20,6 +24,9 @@ pub struct EventReports {
     clickhouse: ClickHouse,
     plan: Plan,
     seen: Arc<LastSeen>,
+    measures: Arc<ReportMeasures>,
+    /// A report that takes so long is logged.
+    slow: Duration,
 }
 
 impl EventReports {
@@ -30,7 +37,35 @@ impl EventReports {
             clickhouse,
             plan,
             seen: Arc::default(),
+            measures: Arc::default(),
+            slow: Duration::MAX,
         }
+    }
+
+    /// Counts what reports cost, and logs slow ones, together with those of `reports`.
+    #[must_use]
+    pub fn measured_with(self, reports: &Reports) -> Self {
+        Self {
+            measures: Arc::clone(&reports.measures),
+            slow: reports.slow,
+            ..self
+        }
+    }
+
+    /// Runs a report and notes what it cost.
+    async fn measured<T>(
+        &self,
+        report: Report,
+        answer: impl AsyncFnOnce(&Self) -> Result<(T, Source), Error>,
+    ) -> Result<T, Error> {
+        let run = self.measures.run(report, self.slow, async |statements| {
+            let named = Self {
+                clickhouse: self.clickhouse.named(statements),
+                ..self.clone()
+            };
+            answer(&named).await
+        });
+        run.await
     }
 
     /// By the plan, what sealed hours and claims have of a window.
@@ -38,15 +73,14 @@ impl EventReports {
         &self,
         window: ReportWindow,
         read: impl Fn(Split) -> R,
-    ) -> Result<T, Error> {
+    ) -> Result<(T, Source), Error> {
         if self.plan == Plan::Claims {
-            return read(Split::claims_only(window)).await;
+            return read_claims_only(window, read).await;
         }
         let look = |since| clean_for_events(&self.clickhouse, window, since, &self.seen);
         let split = |clean: &CleanHours| Split::new(window, clean);
         let seen = self.seen.within(window);
-        let (found, _) = read_steadily(window, seen, look, split, read).await?;
-        Ok(found)
+        read_steadily(window, seen, look, split, read).await
     }
 }
 
