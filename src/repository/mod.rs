@@ -43,6 +43,7 @@ use clickhouse::Client;
 use tokio::sync::OnceCell;
 
 use self::cluster::Topology;
+use crate::domain::Stream;
 use crate::pipeline::{Batch, Failure, Sink};
 use crate::telemetry::metrics::Metrics;
 use measures::InsertMeasures;
@@ -271,10 +272,16 @@ impl ClickHouse {
 
 /// A batch as it is sent: as it is, or turned into columns where that pays.
 async fn formatted(batch: &Batch) -> (&'static str, Bytes) {
-    if batch.rows >= columns::MIN_ROWS && rows::is_page_views(batch) {
+    let native = match batch.stream {
+        Stream::PageViews if rows::is_page_views(batch) => columns::native,
+        Stream::Events if events::is_events(batch) => events::native,
+        // Written by another version of the service.
+        _ => return ("RowBinary", batch.bytes.clone()),
+    };
+    if batch.rows >= columns::MIN_ROWS {
         let (bytes, rows) = (batch.bytes.clone(), batch.rows);
         // Some milliseconds of work, for which no other task should wait.
-        let turned = tokio::task::spawn_blocking(move || columns::native(&bytes, rows)).await;
+        let turned = tokio::task::spawn_blocking(move || native(&bytes, rows)).await;
         if let Ok(Some(block)) = turned {
             return ("Native", block.into());
         }

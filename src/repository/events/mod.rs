@@ -15,7 +15,7 @@ use super::sealed::{
 use super::{ClickHouse, Error, Plan, Reports};
 use crate::domain::{ReportWindow, SiteId};
 
-pub(super) use record::readable;
+pub(super) use record::{is_events, native, readable};
 pub use rivals::RivalEvents;
 
 /// Answers reports on events; cheap to clone.
