@@ -93,9 +93,11 @@ pub fn serve_if_asked() {
         let address = listener.local_addr().expect("an address");
         let listener = BoundedListener::new(listener, Connections::new(8192));
         let router = if role == Limit::Bare.name() {
-            let path = "/api/traffic/{request_id}";
             let post = async |_body: Bytes| StatusCode::CREATED;
-            axum::Router::new().route(path, axum::routing::post(post))
+            let paths = ["/api/traffic/{request_id}", "/v1/events"];
+            paths.into_iter().fold(axum::Router::new(), |router, path| {
+                router.route(path, axum::routing::post(post))
+            })
         } else {
             let directory = std::env::var_os(DATA_DIR).expect("a directory");
             let access = if role == Limit::Guarded.name() {
