@@ -4,15 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 
 use chrono::DateTime;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use traffic_api::domain::{
     Clock, CountersQuery, CreatedAt, Event, EventType, Hour, Interval, ReportWindow, Stream,
+    VersionSource,
 };
 use traffic_api::generate::{EventShape, LONGEST_VISIT, Times, Visits, line};
-use traffic_api::repository::{EventReports, LEAST_SEAL_DELAY, Plan, Seals, ServerTime};
+use traffic_api::repository::{
+    EventReports, Finding, LEAST_SEAL_DELAY, Plan, Reconciler, Seals, ServerTime,
+};
 
 use crate::events::{counted, event, post, post_lines, sites};
 use crate::support::{
@@ -433,7 +437,7 @@ async fn parts_neither_repeat_nor_skip_while_events_come_in() {
 
 /// What no rule of sealing covers: somebody wrote to the counts, or took some away.
 #[tokio::test(flavor = "multi_thread")]
-async fn counts_that_were_damaged_are_right_after_sealing() {
+async fn counts_that_were_damaged_are_named_and_counted_anew() {
     let (engine, database) = (shared_engine(), fresh_database());
     let flags = [
         "--sealer=false",
@@ -470,19 +474,73 @@ async fn counts_that_were_damaged_are_right_after_sealing() {
         seals.seal(hour, as_of).await.unwrap();
     };
     seal().await;
-    for damage in [
-        "INSERT INTO events_hourly SELECT site_id, hour, 'serve', 3, sealed_at + INTERVAL 1 MILLISECOND \
-         FROM events_hourly LIMIT 1",
-        "INSERT INTO events_hourly SELECT site_id, hour, 'click', 5, sealed_at \
-         FROM events_hourly LIMIT 1",
-        "ALTER TABLE events_hourly DELETE WHERE 1 SETTINGS mutations_sync = 2",
+    let reconciler = Reconciler::new(
+        repository(&engine, &database),
+        Clock::system(),
+        Duration::ZERO,
+        10,
+    );
+    let compare = async || {
+        let found = reconciler.compare(0..u32::MAX).await.unwrap();
+        let cell = |finding: Finding| match finding {
+            Finding::EventCell {
+                name,
+                counted,
+                claimed,
+                ..
+            } => (name, counted, claimed),
+            other => panic!("{other}"),
+        };
+        let cells = found.findings.named.into_iter().map(cell);
+        cells.collect::<Vec<_>>()
+    };
+    let right = [row("serve", 7)];
+    for (damage, of, is, should_be) in [
+        (
+            "INSERT INTO events_hourly SELECT site_id, hour, 'serve', 3, \
+             sealed_at + INTERVAL 1 MILLISECOND FROM events_hourly LIMIT 1",
+            "serve",
+            3,
+            7,
+        ),
+        (
+            "INSERT INTO events_hourly SELECT site_id, hour, 'click', 5, sealed_at \
+             FROM events_hourly LIMIT 1",
+            "click",
+            5,
+            0,
+        ),
+        (
+            "ALTER TABLE events_hourly DELETE WHERE 1 SETTINGS mutations_sync = 2",
+            "serve",
+            0,
+            7,
+        ),
     ] {
-        assert_eq!(counted(&app, &range).await, [row("serve", 7)]);
+        assert_eq!(counted(&app, &range).await, right);
+        assert_eq!(compare().await, []);
         app.sql(damage).await;
-        assert_ne!(counted(&app, &range).await, [row("serve", 7)], "{damage}");
+        assert_ne!(counted(&app, &range).await, right, "{damage}");
+        assert_eq!(compare().await, [(of.to_owned(), is, should_be)]);
         seal().await;
-        assert_eq!(counted(&app, &range).await, [row("serve", 7)], "{damage}");
+        assert_eq!(counted(&app, &range).await, right, "{damage}");
     }
+    // Reconciliation mends as well, also what is younger than now and would outlive a new count.
+    app.sql(
+        "INSERT INTO events_hourly SELECT site_id, hour, 'serve', 9, sealed_at + INTERVAL 1 HOUR \
+         FROM events_hourly LIMIT 1",
+    )
+    .await;
+    assert_eq!(compare().await, [("serve".to_owned(), 9, 7)]);
+    let versions = VersionSource::new(77);
+    let (_, repaired) = reconciler.repair(0..u32::MAX, &versions).await.unwrap();
+    let (mended, after) = repaired.unwrap();
+    assert_eq!((mended.hours, after.findings.total()), (1, 0));
+    assert_eq!(counted(&app, &range).await, right);
+    assert_eq!(
+        app.sql("SELECT max(events) FROM events_hourly FINAL").await,
+        "7"
+    );
     app.stop().await;
 }
 

@@ -13,7 +13,7 @@ use super::chunks::Chunk;
 use super::{Finding, Reconciler};
 use crate::repository::Error;
 use crate::repository::sealed::within;
-use crate::repository::sealed_tables::PAGE_VIEWS;
+use crate::repository::sealed_tables::SealedTables;
 use crate::repository::seals::trusted_since;
 use crate::repository::server_time::{INSERT_LIMIT, ServerTime, millis};
 
@@ -57,7 +57,7 @@ struct SiteCell {
 pub(super) struct Sealed {
     /// Of users without late rows.
     pub(super) users: BTreeSet<u32>,
-    /// Of the site.
+    /// Of the site, or of all sites.
     pub(super) site: BTreeSet<u32>,
 }
 
@@ -78,16 +78,26 @@ pub(super) fn late_users(chunk: &Chunk) -> String {
 
 impl Reconciler {
     /// By the same rules as the reports'.
-    pub(super) async fn sealed(&self, window: &Range<u32>) -> Result<Sealed, Error> {
+    pub(super) async fn sealed(
+        &self,
+        tables: &SealedTables,
+        window: &Range<u32>,
+    ) -> Result<Sealed, Error> {
+        let SealedTables {
+            claims,
+            time,
+            seals,
+            ..
+        } = tables;
         let window = std::slice::from_ref(window);
-        let (hours, times) = (within("hour", window), within("created_at", window));
-        let since = trusted_since(&PAGE_VIEWS);
+        let (hours, times) = (within("hour", window), within(time, window));
+        let since = trusted_since(tables);
         let sql = format!(
             "SELECT toUnixTimestamp(hour) AS hour, max(sealed) AS sealed, max(marked) AS marked FROM (\
              SELECT hour, toUnixTimestamp64Milli(sealed_at) AS sealed, toInt64(0) AS marked \
-             FROM traffic_seals WHERE {hours} AND sealed > {since} \
-             UNION ALL SELECT toStartOfHour(created_at) AS hour, toInt64(0), \
-             toUnixTimestamp64Milli(max(late_at)) FROM traffic \
+             FROM {seals} WHERE {hours} AND sealed > {since} \
+             UNION ALL SELECT toStartOfHour({time}) AS hour, toInt64(0), \
+             toUnixTimestamp64Milli(max(late_at)) FROM {claims} \
              PREWHERE {times} AND late_at > toDateTime64(0, 3, 'UTC') GROUP BY hour\
              ) GROUP BY hour HAVING sealed > 0"
         );

@@ -80,6 +80,21 @@ pub enum Finding {
         /// How many users are in the one set and not in the other.
         differing_users: u64,
     },
+    /// A count of events that is used and differs from the claims.
+    EventCell {
+        /// The site.
+        site_id: String,
+        /// The hour's first second, since the Unix epoch; as text RFC 3339.
+        #[serde(serialize_with = "time")]
+        hour: u32,
+        /// The events' type.
+        #[serde(rename = "type")]
+        name: String,
+        /// Events by the sealed counts.
+        counted: u64,
+        /// Events by the claims.
+        claimed: u64,
+    },
     /// A day whose totals stand still, are not equal, and are explained by nothing above.
     Totals(DayTotals),
 }
@@ -117,6 +132,9 @@ fn text<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(number)
 }
 
+/// The one kind that is not about views.
+pub(super) const EVENT_CELL: &str = "event_cell";
+
 impl Finding {
     /// The name of its kind, as in JSON.
     pub fn kind(&self) -> &'static str {
@@ -126,6 +144,7 @@ impl Finding {
             Finding::UserCell { .. } => "user_cell",
             Finding::UserTotal { .. } => "user_total",
             Finding::SiteCell { .. } => "site_cell",
+            Finding::EventCell { .. } => EVENT_CELL,
             Finding::Totals(_) => "totals",
         }
     }
@@ -218,6 +237,18 @@ impl fmt::Display for Finding {
                  {differing_users} users differ",
                 at(hour),
                 page_url.escape_debug()
+            ),
+            Finding::EventCell {
+                site_id,
+                hour,
+                name,
+                counted,
+                claimed,
+            } => write!(
+                f,
+                "sealed count of site {site_id}, hour {}, events {name}: {counted} counted, \
+                 {claimed} by the claims",
+                at(hour)
             ),
             Finding::Totals(totals) => write!(
                 f,

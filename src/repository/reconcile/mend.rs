@@ -20,7 +20,7 @@ use crate::domain::{
     highest_version, live, settle, supersede,
 };
 use crate::pipeline::Batch;
-use crate::repository::{DDL_DEADLINE, Error, deadline};
+use crate::repository::{DDL_DEADLINE, Error, LEAST_SEAL_DELAY, Seals, deadline};
 
 /// How often an id is settled before it is left to whoever updates it at the same time.
 const ATTEMPTS: usize = 3;
@@ -48,10 +48,10 @@ impl Reconciler {
         window: Range<u32>,
         versions: &VersionSource,
     ) -> Result<(Comparison, Option<(Mended, Comparison)>), Error> {
-        let window = self.retained(window);
-        let days = self.totals(&window).await?;
+        let (views, events) = (self.retained(&window), self.retained_events(&window));
+        let days = self.totals(&views).await?;
         let mut mended = Mended::default();
-        let (findings, faults) = self.walk(&window, Some(&mut mended)).await?;
+        let (findings, faults) = self.walk(&views, &events, Some(&mut mended)).await?;
         let before = Comparison::new(days, findings);
         if before.findings.total() == 0 {
             return Ok((before, None));
@@ -61,8 +61,26 @@ impl Reconciler {
                 mended.settled += 1;
             }
         }
+        let of_views = ["traffic_hourly", "traffic_hourly_pages"];
         for hour in faults.hours {
-            self.recount(Hour::containing(hour)).await?;
+            self.recount(
+                Hour::containing(hour),
+                &of_views,
+                "traffic_seals",
+                self.seals(),
+            )
+            .await?;
+            mended.hours += 1;
+        }
+        for hour in faults.event_hours {
+            let seals = Seals::of_events(self.clickhouse.clone(), LEAST_SEAL_DELAY);
+            self.recount(
+                Hour::containing(hour),
+                &["events_hourly"],
+                "events_seals",
+                seals,
+            )
+            .await?;
             mended.hours += 1;
         }
         let after = self.compare(window).await?;
@@ -140,22 +158,22 @@ impl Reconciler {
         Ok(changed)
     }
 
-    async fn recount(&self, hour: Hour) -> Result<(), Error> {
-        let seals = self.seals();
+    /// Counts an hour anew into `counts`.
+    async fn recount(
+        &self,
+        hour: Hour,
+        counts: &[&str],
+        sealed: &str,
+        seals: Seals,
+    ) -> Result<(), Error> {
         let as_of = seals.now().await?;
         let (start, at) = (hour.start(), as_of.millis());
         let schema = &self.clickhouse.schema;
         let future = format!(
             "hour = toDateTime({start}, 'UTC') AND toUnixTimestamp64Milli(sealed_at) >= {at}"
         );
-        for (name, table) in [
-            ("traffic_hourly", schema.local_table("traffic_hourly")),
-            (
-                "traffic_hourly_pages",
-                schema.local_table("traffic_hourly_pages"),
-            ),
-            ("traffic_seals", "traffic_seals".to_owned()),
-        ] {
+        let counts = counts.iter().map(|name| (*name, schema.local_table(name)));
+        for (name, table) in counts.chain([(sealed, sealed.to_owned())]) {
             let mut younger = 0;
             let sql = format!("SELECT count() FROM {name} WHERE {future}");
             self.each(&sql, |count: u64| younger = count).await?;

@@ -107,7 +107,7 @@ impl Reconciler {
     async fn light(&self) -> Result<ReconcileStats, Error> {
         let now = u32::try_from(self.clock.now().timestamp()).unwrap_or(u32::MAX);
         let until = now.saturating_sub(CLOSED_AFTER) / DAY * DAY;
-        let window = self.retained(until.saturating_sub(DAYS * DAY)..until);
+        let window = self.retained(&(until.saturating_sub(DAYS * DAY)..until));
         let mut took = Duration::ZERO;
         let mut before: Option<(Vec<DayTotals>, u64)> = None;
         for look in 1..=LOOKS {

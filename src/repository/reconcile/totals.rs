@@ -14,6 +14,7 @@ use super::Reconciler;
 use super::cells::{Sealed, late_users};
 use super::chunks::Chunk;
 use crate::repository::sealed::within;
+use crate::repository::sealed_tables::PAGE_VIEWS;
 use crate::repository::{Error, Seals};
 
 pub(super) const DAY: u32 = 86_400;
@@ -104,7 +105,7 @@ impl Reconciler {
     pub(super) async fn totals(&self, window: &Range<u32>) -> Result<Vec<DayTotals>, Error> {
         let accepted = self.accepted(window).await?;
         let occupied = self.occupied(window).await?;
-        let sealed = self.sealed(window).await?;
+        let sealed = self.sealed(&PAGE_VIEWS, window).await?;
         let mut all = Vec::new();
         for day in days(window) {
             let first = day.start - day.start % DAY;
@@ -120,7 +121,7 @@ impl Reconciler {
                 sleep(PAUSE.min(self.patience)).await;
                 let accepted = self.accepted(&day).await?;
                 let accepted = accepted.get(&first).copied().unwrap_or(0);
-                let sealed = self.sealed(&day).await?;
+                let sealed = self.sealed(&PAGE_VIEWS, &day).await?;
                 let again = self.day(&day, accepted, &sealed).await?;
                 let still = again
                     == DayTotals {

@@ -11,6 +11,7 @@ use super::chunks::{Chunk, Rows, chunks};
 use super::claims::{IDS, Tuple};
 use super::{Finding, Findings, Mended, Reconciler};
 use crate::repository::Error;
+use crate::repository::sealed_tables::PAGE_VIEWS;
 
 /// The first of the two later looks comes soon: what was only on its way is mostly gone by then.
 const SOON: Duration = Duration::from_secs(1);
@@ -22,6 +23,8 @@ const SUSPECTS: usize = 20_000;
 pub(super) struct Faults {
     /// Hours with wrong counts, by their first seconds.
     pub(super) hours: BTreeSet<u32>,
+    /// The same of events.
+    pub(super) event_hours: BTreeSet<u32>,
     /// Ids with several live claims, or with claims that one table lacked.
     pub(super) ids: BTreeSet<u64>,
 }
@@ -42,6 +45,7 @@ impl Reconciler {
     pub(super) async fn walk(
         &self,
         window: &Range<u32>,
+        events: &Range<u32>,
         mended: Option<&mut Mended>,
     ) -> Result<(Findings, Faults), Error> {
         let mut walk = Walk {
@@ -53,6 +57,8 @@ impl Reconciler {
         };
         let (rows, differ) = self.survey_claims(window).await?;
         walk.cells(window, &rows).await?;
+        let hours = self.sealed_events(events).await?;
+        walk.suspect(self.differing_events(&hours).await?).await?;
         for ids in self.rival_ids(window).await?.chunks(IDS) {
             walk.suspect(self.rivals(ids, &[]).await?).await?;
         }
@@ -68,6 +74,7 @@ impl Reconciler {
     async fn look_again(&self, suspects: &[Finding]) -> Result<Vec<Finding>, Error> {
         let mut found = Vec::new();
         let (mut users, mut site) = (BTreeSet::new(), BTreeSet::new());
+        let mut events = BTreeSet::new();
         let (mut rivals, mut claims) = (Vec::new(), BTreeMap::<u32, Vec<Tuple>>::new());
         for suspect in suspects {
             match suspect {
@@ -76,6 +83,9 @@ impl Reconciler {
                 }
                 Finding::SiteCell { hour, .. } => {
                     site.insert(*hour);
+                }
+                Finding::EventCell { hour, .. } => {
+                    events.insert(*hour);
                 }
                 Finding::RivalClaims { request_id, .. } => rivals.push(*request_id),
                 Finding::ClaimDiffers { created_at, .. } => {
@@ -97,11 +107,15 @@ impl Reconciler {
             }
         }
         // An hour that has got a late row meanwhile is not read from its counts any more.
+        if let (Some(first), Some(last)) = (events.first(), events.last()) {
+            let sealed = self.sealed_events(&(*first..last + 3600)).await?;
+            found.extend(self.differing_events(&(&events & &sealed)).await?);
+        }
         let hours = users.union(&site);
         let (Some(first), Some(last)) = (hours.clone().min(), hours.max()) else {
             return Ok(found);
         };
-        let sealed = self.sealed(&(*first..last + 3600)).await?;
+        let sealed = self.sealed(&PAGE_VIEWS, &(*first..last + 3600)).await?;
         for hour in &users & &sealed.users {
             found.extend(self.differing_users(&Chunk::whole([hour])).await?);
         }
@@ -115,7 +129,7 @@ impl Reconciler {
 impl Walk<'_> {
     async fn cells(&mut self, window: &Range<u32>, rows: &Rows) -> Result<(), Error> {
         let reconciler = self.reconciler;
-        let sealed = reconciler.sealed(window).await?;
+        let sealed = reconciler.sealed(&PAGE_VIEWS, window).await?;
         let within = |hour: &u32| *hour >= window.start && *hour + 3600 <= window.end;
         for chunk in chunks(sealed.users.into_iter().filter(within), rows) {
             self.suspect(reconciler.differing_users(&chunk).await?)
@@ -174,6 +188,9 @@ impl Walk<'_> {
             | Finding::UserTotal { hour, .. }
             | Finding::SiteCell { hour, .. } => {
                 self.faults.hours.insert(*hour);
+            }
+            Finding::EventCell { hour, .. } => {
+                self.faults.event_hours.insert(*hour);
             }
             Finding::ClaimDiffers { .. } | Finding::Totals(_) => {}
         }
