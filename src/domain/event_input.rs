@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SITE: &str = "c88a618e-fed4-457d-bb02-6576f512c4c3";
+    const SITE: &str = "c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93";
 
     fn window() -> AcceptanceWindow {
         AcceptanceWindow::unlimited(parse_time("2026-11-21T12:00:00Z").unwrap(), 0)
@@ -222,7 +222,7 @@ mod tests {
         let id = prop_oneof![
             4 => Just(format!("\"{SITE}\"")),
             1 => Just(format!("\"{}\"", SITE.to_uppercase())),
-            1 => Just("\"c88a618e\\u002dfed4-457d-bb02-6576f512c4c3\"".to_owned()),
+            1 => Just("\"c1a7e5d0\\u002d3b52-4f86-9d41-5e0f7a2b6c93\"".to_owned()),
             1 => Just("\"\"".to_owned()),
             1 => Just("null".to_owned()),
         ];

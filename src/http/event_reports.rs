@@ -39,7 +39,7 @@ pub(super) struct EventCounter {
     /// Where the interval begins, which may be before `from`.
     #[schema(example = "2026-01-31T00:00:00Z")]
     date: String,
-    #[schema(example = "c88a618e-fed4-457d-bb02-6576f512c4c3", format = "uuid")]
+    #[schema(example = "c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93", format = "uuid")]
     site_id: String,
     /// Events of the type `serve`; zero where `type` leaves them out.
     #[schema(example = 12)]
@@ -97,7 +97,7 @@ impl EventCounter {
     responses((status = OK, description = "Events by interval and site",
             content((EventCounters = "application/json"),
                 (String = "text/csv", example = "date,site_id,type,events\r\n\
-                    2026-01-31T00:00:00Z,c88a618e-fed4-457d-bb02-6576f512c4c3,serve,12\r\n")),
+                    2026-01-31T00:00:00Z,c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93,serve,12\r\n")),
             headers(("link" = String, description = "Where there is more: `<...>; rel=\"next\"`"))),
         NotModified, NotAcceptable, InvalidParameters, Overloaded))]
 pub(super) async fn counters(
@@ -187,7 +187,7 @@ pub(super) struct TimeToSolve {
 /// The funnel of one site.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SiteFunnel {
-    #[schema(example = "c88a618e-fed4-457d-bb02-6576f512c4c3", format = "uuid")]
+    #[schema(example = "c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93", format = "uuid")]
     site_id: String,
     #[serde(flatten)]
     figures: FunnelFigures,

@@ -28,7 +28,7 @@ use crate::pipeline::Ack;
 )]
 pub(super) struct EventBody {
     /// Where it happened.
-    #[schema(example = "c88a618e-fed4-457d-bb02-6576f512c4c3", format = "uuid")]
+    #[schema(example = "c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93", format = "uuid")]
     site_id: String,
     /// What happened: 1 to 32 of a-z, 0-9, `_`, `-` and `.`, beginning with a letter; where
     /// `EVENT_TYPES` is set, one of those.
@@ -40,7 +40,7 @@ pub(super) struct EventBody {
     )]
     r#type: String,
     /// What ties the events of one visit together.
-    #[schema(example = "98ae4334-6c12-4ce8-ae34-0454cac5b68c", format = "uuid")]
+    #[schema(example = "e2b40c71-8d6f-4a15-b3c9-70f4a1d85e26", format = "uuid")]
     correlation_id: String,
     /// When it happened: RFC 3339; without an offset UTC; fractions of a second are cut off. Not in
     /// the future, not before the retention of events.
@@ -51,11 +51,11 @@ pub(super) struct EventBody {
 /// An event as the service has it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EventDocument {
-    #[schema(example = "c88a618e-fed4-457d-bb02-6576f512c4c3", format = "uuid")]
+    #[schema(example = "c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93", format = "uuid")]
     site_id: String,
     #[schema(example = "serve")]
     r#type: String,
-    #[schema(example = "98ae4334-6c12-4ce8-ae34-0454cac5b68c", format = "uuid")]
+    #[schema(example = "e2b40c71-8d6f-4a15-b3c9-70f4a1d85e26", format = "uuid")]
     correlation_id: String,
     /// When it happened, UTC, whole seconds.
     #[schema(example = "2026-01-31T12:00:00Z", format = DateTime)]

@@ -264,12 +264,12 @@ async fn live(name: &str, ignore_empty_sql_security: &str) {
         "{rest}"
     );
 
-    let site = "c88a618e-fed4-457d-bb02-6576f512c4c3";
+    let site = "c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93";
     for (of, time) in [("serve", earlier), ("solve", earlier + 7)] {
         let body = json!({
             "site_id": site,
             "type": of,
-            "correlation_id": "98ae4334-6c12-4ce8-ae34-0454cac5b68c",
+            "correlation_id": "e2b40c71-8d6f-4a15-b3c9-70f4a1d85e26",
             "time": rfc3339(time),
         });
         let (status, answer) = call(&service, Method::POST, "/v1/events", Some(&body)).await;

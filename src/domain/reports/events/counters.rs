@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     const SITES: [&str; 2] = [
-        "c88a618e-fed4-457d-bb02-6576f512c4c3",
+        "c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93",
         "0e9ab300-ed26-42e9-97e0-11b7f8102383",
     ];
 
