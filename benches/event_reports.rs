@@ -139,7 +139,7 @@ fn seal(stack: &Stack, days: u64, days_kept: &str, now: DateTime<Utc>) {
 fn compare(stack: &Stack, services: &[(&str, Service)], question: &str, path: &str) {
     let rounds: usize = setting("BENCH_ROUNDS", 5);
     let time = Duration::from_secs_f64(setting("BENCH_SECS", 1.0));
-    let head = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let requests = [(head.into_bytes(), Vec::new())];
     let requests = &requests;
     let turns = services.iter().map(|(plan, service)| {

@@ -139,7 +139,7 @@ fn seal(stack: &Stack, size: &Size, now: DateTime<Utc>) {
 }
 
 fn get(path: &str) -> (Vec<u8>, Vec<u8>) {
-    let head = format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n");
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     (head.into_bytes(), Vec::new())
 }
 

@@ -23,7 +23,7 @@ pub fn posts(load: Load, population: Population, headers: &str) -> Outcome {
         let (id, length) = (view.request_id, body.len());
         write!(
             request,
-            "POST /api/traffic/{id} HTTP/1.1\r\nhost: bench\r\n\
+            "POST /api/traffic/{id} HTTP/1.1\r\nhost: localhost\r\n\
              content-type: application/json\r\n{headers}content-length: {length}\r\n\r\n"
         )
         .expect("memory");
@@ -39,7 +39,7 @@ pub fn events(load: Load) -> Outcome {
         let body = line(&events.next().expect("without end"));
         write!(
             request,
-            "POST /v1/events HTTP/1.1\r\nhost: bench\r\n\
+            "POST /v1/events HTTP/1.1\r\nhost: localhost\r\n\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )
@@ -107,7 +107,7 @@ pub fn reports(load: Load, users: &[u32]) -> Outcome {
         let user = users.next().copied().unwrap_or_default();
         write!(
             request,
-            "GET /api/traffic/daily/{user} HTTP/1.1\r\nhost: bench\r\n\r\n"
+            "GET /api/traffic/daily/{user} HTTP/1.1\r\nhost: localhost\r\n\r\n"
         )
         .expect("memory");
         &[]
@@ -129,8 +129,9 @@ pub fn prepared(load: Load, requests: &[(Vec<u8>, Vec<u8>)]) -> Outcome {
 /// A POST of `body` to the service, in the form of [`prepared`].
 pub fn post(path: &str, headers: &str, body: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
     let length = body.len();
-    let head =
-        format!("POST {path} HTTP/1.1\r\nhost: bench\r\n{headers}content-length: {length}\r\n\r\n");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\n{headers}content-length: {length}\r\n\r\n"
+    );
     (head.into_bytes(), body)
 }
 

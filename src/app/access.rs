@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use axum::http::HeaderValue;
 use tracing::{error, info, warn};
 
 use crate::access::{KeyFile, Keys, LimitSettings, Limits, Loaded, Proxies};
-use crate::config::{AccessSettings, Auth, Settings};
-use crate::http::Access;
+use crate::config::{ANY_ORIGIN, AccessSettings, Auth, BrowserSettings, Settings};
+use crate::http::{Access, Browsers, Hosts, Origins};
 
 /// What the settings say of who may call.
 ///
@@ -32,6 +33,31 @@ pub(super) fn access(settings: &Settings) -> Result<Access> {
         proxies: Arc::new(Proxies::within(chosen.trusted_proxies.clone())),
         docs_are_public: chosen.public_docs,
         metrics_are_public: chosen.public_metrics,
+        browsers: Arc::new(browsers(chosen, &settings.browsers)?),
+    })
+}
+
+/// Keys keep pages out by themselves. Where there are none, a page that is open on this machine could do
+/// what this machine may. Behind `AUTH=off` is a network whose names only the operator knows.
+fn browsers(access: &AccessSettings, chosen: &BrowserSettings) -> Result<Browsers> {
+    let names = chosen.allowed_hosts.clone();
+    let hosts = match (access.auth, access.has_keys()) {
+        (Auth::On, false) => Hosts::ThisMachineAnd(names),
+        _ if names.is_empty() => Hosts::Any,
+        _ => Hosts::AddressesAnd(names),
+    };
+    let origins = match &chosen.cors_origins[..] {
+        [] => Origins::None,
+        [any] if any == ANY_ORIGIN => Origins::Any,
+        these => {
+            let these: Result<_, _> = these.iter().map(HeaderValue::try_from).collect();
+            Origins::These(these.context("CORS_ORIGINS can't be sent")?)
+        }
+    };
+    Ok(Browsers {
+        hosts,
+        origins,
+        foreign_pages_are_refused: !access.has_keys(),
     })
 }
 

@@ -4,6 +4,7 @@
 //! with one line that names it. Refuses to know: what the settings are used for.
 
 mod access;
+mod browsers;
 mod choices;
 mod commands;
 mod generate;
@@ -18,6 +19,7 @@ use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
 pub use access::AccessSettings;
+pub use browsers::{ANY_ORIGIN, BrowserSettings};
 pub use choices::{Auth, LogFormat, ReportPlan};
 pub use commands::{Command, Drain, KeyCommand, NewKey, Reconcile, ReportFormat, SpoolCommand};
 pub use generate::{Coding, Generate, GeneratedStream};
@@ -247,6 +249,10 @@ pub struct Settings {
     /// Who may call, and how often
     #[command(flatten)]
     pub access: AccessSettings,
+
+    /// What pages in browsers may do
+    #[command(flatten)]
+    pub browsers: BrowserSettings,
 }
 
 impl Cli {
@@ -292,7 +298,10 @@ impl Cli {
             task.checked(settings)?;
         }
         if let None | Some(Command::Serve) = self.command
-            && let Some(line) = settings.access.contradiction(settings.listen_addr)
+            && let Some(line) = settings
+                .access
+                .contradiction(settings.listen_addr)
+                .or_else(|| settings.browsers.contradiction(settings.access.has_keys()))
         {
             return Err(Refusal::Wrong(line));
         }

@@ -55,7 +55,7 @@ impl From<clap::Error> for Refusal {
             },
             ErrorKind::InvalidUtf8 => "a flag, or a variable of a setting, is not UTF-8".to_owned(),
             ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-                let value = text(ContextKind::InvalidValue);
+                let value = without_secrets(text(ContextKind::InvalidValue));
                 // A command's own flags have no variables.
                 match is_variable(&name) {
                     true => format!("{name} ({flag}): {value:?}: {reason}"),
@@ -64,6 +64,18 @@ impl From<clap::Error> for Refusal {
             }
             _ => reason,
         })
+    }
+}
+
+/// What stands before an `@` may be a password.
+fn without_secrets(value: &str) -> String {
+    let (scheme, rest) = match value.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), value),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}***@{host}"),
+        None => value.to_owned(),
     }
 }
 

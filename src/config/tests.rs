@@ -42,6 +42,14 @@ fn a_wrong_value_is_one_line_that_names_its_setting() {
         (["--trusted-proxies", "10.0.0.0/33"], "TRUSTED_PROXIES"),
         (["--listen-addr", "0.0.0.0:1"], "API_KEYS_FILE"),
         (["--auth=off", "--api-keys={}"], "AUTH"),
+        (["--cors-origins", "example.org"], "CORS_ORIGINS"),
+        (["--cors-origins=*", "--sealer=true"], "CORS_ORIGINS"),
+        (["--cors-origins=*", "--auth=off"], "CORS_ORIGINS"),
+        (
+            ["--cors-origins=*,http://a", "--api-keys={}"],
+            "CORS_ORIGINS",
+        ),
+        (["--allowed-hosts", "http://a"], "ALLOWED_HOSTS"),
         (["--log-level", "info,=x=y"], "LOG_LEVEL"),
         (["--no-such", "x"], "--no-such"),
     ] {
@@ -50,6 +58,20 @@ fn a_wrong_value_is_one_line_that_names_its_setting() {
             .unwrap_or_else(|| panic!("{flags:?} was accepted"));
         assert!(line.contains(name), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn a_password_in_a_url_is_not_said_again() {
+    for url in [
+        "http://u:hunter2@x",
+        "http://u:hun/ter@hunter2@x",
+        "u:hunter2@x",
+        "https://hunter2@x",
+    ] {
+        let line = read(&["--clickhouse-url", url]).err().unwrap();
+        assert!(line.contains("CLICKHOUSE_URL"), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
     }
 }
 

@@ -26,8 +26,8 @@ impl From<Ack> for StorageState {
     }
 }
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
+pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const RESPOND_ASYNC: &str = "respond-async";
 
 /// Whether the client is content with a record that is fsynced but not yet in ClickHouse (RFC 7240).

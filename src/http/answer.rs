@@ -15,8 +15,8 @@ use super::accept::Form;
 use super::problem::{Kind, Problem};
 use crate::pipeline::Freshness;
 
-const COMPLETE_THROUGH: HeaderName = HeaderName::from_static("data-complete-through");
-const ROWS_SPOOLED: HeaderName = HeaderName::from_static("rows-spooled");
+pub(super) const COMPLETE_THROUGH: HeaderName = HeaderName::from_static("data-complete-through");
+pub(super) const ROWS_SPOOLED: HeaderName = HeaderName::from_static("rows-spooled");
 
 /// How a client wants a report, and what it has of it.
 pub(super) struct Wanted {
@@ -85,7 +85,8 @@ impl Wanted {
         let link = next.map(|uri| (header::LINK, format!("<{uri}>; rel=\"next\"")));
         let headers = [
             (header::ETAG, etag),
-            (header::CACHE_CONTROL, "no-cache".to_owned()),
+            // Of the client itself, who asks each time whether it is still good.
+            (header::CACHE_CONTROL, "private, no-cache".to_owned()),
             (header::VARY, "accept".to_owned()),
             (COMPLETE_THROUGH, through),
             (ROWS_SPOOLED, freshness.spooled_rows.to_string()),

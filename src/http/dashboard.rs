@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::answer::{KnownTags, etag};
+use super::browsers::PAGE_HEADERS;
 
 /// Paths, types and contents. The page names the others relative to its own path.
 const FILES: &[(&str, &str, &str)] = &[
@@ -87,8 +88,6 @@ fn answer(content_type: &str, text: &'static str, etag: &str, headers: &HeaderMa
         // Asked for each time, so that page and scripts are of one version.
         (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
     ];
-    (common, content).into_response()
+    (PAGE_HEADERS, common, content).into_response()
 }

@@ -15,6 +15,7 @@ mod acknowledgement;
 mod answer;
 mod batches;
 mod body;
+mod browsers;
 mod dashboard;
 mod elements;
 mod event_reports;
@@ -55,6 +56,8 @@ use utoipa_axum::routes;
 
 pub use access::Access;
 use access::{API_KEY, Guard, guard};
+pub use browsers::{Browsers, Hosts, Origins};
+use browsers::{Protect, cors};
 pub use ingest::{Acceptance, EventRules, Ingest, Posted};
 pub use listener::{BoundedListener, Connections, Peer};
 pub use openapi::document;
@@ -76,6 +79,7 @@ pub fn router(state: AppState, access: Access) -> Router {
     let routes = document.paths.paths.keys().cloned().chain(others);
     let requests = Requests::new(routes, &state.metrics, state.views.rejected.clone());
     let docs = dashboard::paths().chain(openapi::PATHS.iter().copied());
+    let browsers = Arc::clone(&access.browsers);
     let guards = Guard::new(access, &document, docs, state.clock.clone());
     // Rendered once: a router is copied for every connection.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
@@ -91,7 +95,7 @@ pub fn router(state: AppState, access: Access) -> Router {
             get(move || serve_document(document.clone())),
         )
         .route("/problems", get(problem_page))
-        .merge(openapi::browser().layer(map_response(as_problem)))
+        .merge(openapi::browser().layer(map_response(openapi::shown)))
         .merge(dashboard::pages())
         .fallback(|| async { Problem::new(Kind::NoSuchRoute) })
         .method_not_allowed_fallback(|| async { Problem::new(Kind::MethodNotAllowed) });
@@ -100,10 +104,17 @@ pub fn router(state: AppState, access: Access) -> Router {
     } else {
         router
     };
-    router
+    let router = router
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(CatchPanicLayer::custom(panicked));
+    // Outside the guard: a browser asks beforehand without the key.
+    let router = match cors(&browsers.origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router
+        .layer(Protect(browsers))
         .layer(Observe(requests))
         // Nothing that writes headers down writes these.
         .layer(SetSensitiveRequestHeadersLayer::new([
@@ -153,23 +164,23 @@ fn api() -> OpenApiRouter<Shared> {
         .merge(health())
 }
 
-/// The browser's own errors are not problem documents.
-async fn as_problem(response: Response<axum::body::Body>) -> Response<axum::body::Body> {
-    if response.status().is_client_error() {
-        return Problem::new(Kind::NoSuchRoute).into_response();
-    }
-    response
-}
-
 async fn serve_document(document: Bytes) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json")], document)
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        // It changes with the binary, and it is asked for seldom.
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, document)
 }
 
 /// The page that the `type` of every problem points to, as plain text in its own words.
 async fn problem_page() -> impl IntoResponse {
     const PAGE: &str = include_str!("../../docs/problems.md");
     (
-        [(header::CONTENT_TYPE, "text/markdown; charset=utf-8")],
+        [
+            (header::CONTENT_TYPE, "text/markdown; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-cache"),
+        ],
         PAGE,
     )
 }

@@ -1,16 +1,24 @@
 //! The OpenAPI document and the browser for it.
 
+use std::collections::BTreeMap;
+
 use axum::Router;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use utoipa::IntoResponses;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{ComponentsBuilder, Header, InfoBuilder, OpenApi, OpenApiBuilder, RefOr};
+use utoipa::openapi::{
+    ComponentsBuilder, Header, InfoBuilder, OpenApi, OpenApiBuilder, RefOr,
+    Response as OpenApiResponse,
+};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::access::{API_KEY, SCHEME, needs_key};
-use super::problem::{BadField, Problem};
+use super::browsers::PAGE_HEADERS;
+use super::problem::{BadField, Kind, Problem};
 
 /// The same keys in another header.
 const OTHER_SCHEME: &str = "api_key";
@@ -78,19 +86,25 @@ pub fn document() -> OpenApi {
 /// Adds what all reports answer with, and all operations that need a key.
 pub(super) fn complete(document: &mut OpenApi) {
     complete_reports(document);
-    let operations = document.paths.paths.values_mut().flat_map(operations);
-    for operation in operations.filter(|operation| needs_key(operation)) {
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        if !needs_key(operation) {
+            add(operation, Anywhere::responses());
+            continue;
+        }
         let security = operation.security.get_or_insert_default();
         let scopes = security.iter().filter_map(scope_of);
         let scopes: Vec<String> = scopes.collect();
         security.push(SecurityRequirement::new(OTHER_SCHEME, scopes));
-        for (status, response) in Guarded::responses() {
-            operation
-                .responses
-                .responses
-                .entry(status)
-                .or_insert(response);
-        }
+        add(operation, Guarded::responses());
+        add(operation, Anywhere::responses());
+    }
+}
+
+/// Adds what the operation does not say itself.
+fn add(operation: &mut Operation, responses: BTreeMap<String, RefOr<OpenApiResponse>>) {
+    for (status, response) in responses {
+        let known = &mut operation.responses.responses;
+        known.entry(status).or_insert(response);
     }
 }
 
@@ -140,6 +154,25 @@ fn complete_reports(document: &mut OpenApi) {
             }
         }
     }
+}
+
+/// The browser's files run nothing but themselves. It draws with `data:` images and styles its elements
+/// one by one.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
+     img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
+);
+
+/// What the browser answers, with what it does not say itself. Its own errors are not problem documents.
+pub(super) async fn shown(response: Response) -> Response {
+    if response.status().is_client_error() {
+        return Problem::new(Kind::NoSuchRoute).into_response();
+    }
+    let headers = [
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+    ];
+    (PAGE_HEADERS, headers, response).into_response()
 }
 
 /// Swagger UI at `/docs`, from files inside the binary.
@@ -217,12 +250,24 @@ enum Guarded {
         headers(("www-authenticate" = String, description = "`Bearer`")))]
     Unauthenticated(Problem),
     #[response(status = FORBIDDEN, content_type = "application/problem+json",
-        description = "The key has not got the scope, or is restricted to something else")]
+        description = "The key has not got the scope, or is restricted to something else; where there \
+            are no keys, the request is made for a page of another origin")]
     Forbidden(Problem),
     #[response(status = TOO_MANY_REQUESTS, content_type = "application/problem+json",
         description = "A limit of the key or of the address is used up",
         headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
     RateLimited(Problem),
+}
+
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents responses")]
+enum Anywhere {
+    #[response(status = FORBIDDEN, content_type = "application/problem+json",
+        description = "There are no keys, and the request is made for a page of another origin")]
+    ForeignPage(Problem),
+    #[response(status = MISDIRECTED_REQUEST, content_type = "application/problem+json",
+        description = "The name in `Host` is none of the service's own")]
+    UnknownHost(Problem),
 }
 
 #[derive(IntoResponses)]

@@ -25,6 +25,10 @@ pub enum Kind {
     Unauthenticated,
     /// The key is not good for this.
     Forbidden,
+    /// There are no keys, and the request is made for a page of another origin.
+    ForeignPage,
+    /// The service is called by a name that is none of its own.
+    UnknownHost,
     /// No live view has this request id.
     PageViewNotFound,
     /// The path leads nowhere.
@@ -77,6 +81,8 @@ impl Kind {
         Kind::MalformedJson,
         Kind::Unauthenticated,
         Kind::Forbidden,
+        Kind::ForeignPage,
+        Kind::UnknownHost,
         Kind::PageViewNotFound,
         Kind::NoSuchRoute,
         Kind::NotAcceptable,
@@ -105,6 +111,8 @@ impl Kind {
             Kind::MalformedJson => "malformed-json",
             Kind::Unauthenticated => "unauthenticated",
             Kind::Forbidden => "forbidden",
+            Kind::ForeignPage => "foreign-page",
+            Kind::UnknownHost => "unknown-host",
             Kind::PageViewNotFound => "page-view-not-found",
             Kind::NoSuchRoute => "no-such-route",
             Kind::NotAcceptable => "not-acceptable",
@@ -132,7 +140,8 @@ impl Kind {
         match self {
             Kind::MalformedId | Kind::MalformedJson => StatusCode::BAD_REQUEST,
             Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Kind::Forbidden => StatusCode::FORBIDDEN,
+            Kind::Forbidden | Kind::ForeignPage => StatusCode::FORBIDDEN,
+            Kind::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Kind::PageViewNotFound | Kind::NoSuchRoute => StatusCode::NOT_FOUND,
             Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Kind::CursorExpired => StatusCode::GONE,
@@ -159,6 +168,8 @@ impl Kind {
             Kind::MalformedJson => "The body is not well-formed JSON",
             Kind::Unauthenticated => "A key is needed that this service knows",
             Kind::Forbidden => "The key is not good for this",
+            Kind::ForeignPage => "Pages of other origins may not call",
+            Kind::UnknownHost => "This service does not go by that name",
             Kind::PageViewNotFound => "No page view has this request_id",
             Kind::NoSuchRoute => "There is nothing at this path",
             Kind::NotAcceptable => "The report is not available in any accepted type",

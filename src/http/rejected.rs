@@ -94,7 +94,9 @@ impl Rejected {
             Kind::RefusedByStore => Reason::Quarantined,
             Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Internal => Reason::Unavailable,
             Kind::Stopping => Reason::Stopping,
-            Kind::Unauthenticated | Kind::Forbidden => Reason::Forbidden,
+            Kind::Unauthenticated | Kind::Forbidden | Kind::ForeignPage | Kind::UnknownHost => {
+                Reason::Forbidden
+            }
             Kind::RateLimited => Reason::RateLimited,
             Kind::PageViewNotFound
             | Kind::NoSuchRoute

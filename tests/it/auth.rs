@@ -2,14 +2,17 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use chrono::{TimeDelta, Utc};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use traffic_api::access::{Credential, Key, KeyFile, Restrictions, Scope};
 use traffic_api::domain::Clock;
 
+use crate::support::relay::Relay;
 use crate::support::service::{Service, run, signal};
 use crate::support::{
     Answer, TestApp, TestClock, directory, fresh_database, rfc3339, shared_engine, view,
@@ -65,7 +68,7 @@ async fn call(app: &TestApp, key: &str, method: Method, path: &str, body: Option
 }
 
 /// Method, path with numbers in it, and the scope, of every operation of the document.
-fn operations() -> Vec<(Method, String, Option<String>)> {
+pub fn operations() -> Vec<(Method, String, Option<String>)> {
     let document = serde_json::to_value(traffic_api::http::document()).unwrap();
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -454,6 +457,15 @@ fn new_key(keys: &Path, arguments: &[&str]) -> String {
 
 impl Logged {
     fn start(name: &str, level: &str, prepare: impl FnOnce(&Path)) -> Self {
+        Self::start_with(name, level, prepare, |_| {})
+    }
+
+    fn start_with(
+        name: &str,
+        level: &str,
+        prepare: impl FnOnce(&Path),
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let data = directory(name);
         let (log, keys) = (data.join("log"), data.join("keys"));
         prepare(&keys);
@@ -467,6 +479,7 @@ impl Logged {
             .env("API_KEYS_FILE", &keys)
             .env("LOG_LEVEL", level)
             .stderr(std::fs::File::create(&log).unwrap());
+        change(&mut command);
         Self {
             service: Service::spawn_with_stderr(command),
             log,
@@ -610,8 +623,17 @@ async fn what_is_acknowledged_under_a_key_is_kept_when_it_is_revoked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_log_line_and_no_document_has_a_secret() {
     let mut secret = String::new();
-    let app = Logged::start("keys-secret", "trace", |keys| {
-        secret = new_key(keys, &["--scopes=read"]);
+    let from_env = made(&[Scope::Read, Scope::Write], |_| {});
+    let password = "hunter2-of-clickhouse";
+    // The engine has no passwords, so one is only sent, and kept from it.
+    let relay = Relay::start(&shared_engine()).await;
+    let prepare = |keys: &Path| secret = new_key(keys, &["--scopes=read"]);
+    let app = Logged::start_with("keys-secret", "trace", prepare, |command| {
+        command
+            .env("CLICKHOUSE_URL", format!("http://{}", relay.address))
+            .env("CLICKHOUSE_USER", "somebody-there")
+            .env("CLICKHOUSE_PASSWORD", password)
+            .env("API_KEYS", &from_env.line);
     });
     let wrong = Credential::generate().reveal();
     for key in [&secret, &wrong] {
@@ -627,13 +649,40 @@ async fn no_log_line_and_no_document_has_a_secret() {
         let text = answer.text().await.unwrap();
         assert!(!text.contains(&key[16..48]), "{text}");
     }
-    let document = app
-        .http
-        .get(app.service.url("/openapi.json"))
-        .send()
-        .await
-        .unwrap();
-    let document = document.text().await.unwrap();
+    // Views are written and read; then ClickHouse refuses both.
+    let now = Utc::now().timestamp() - 10;
+    let mut document = String::new();
+    for (id, settings) in [(1, ""), (2, "readonly=1"), (3, "max_memory_usage=1")] {
+        relay.set(settings);
+        let url = app.service.url(&format!("/api/traffic/{id}"));
+        let post = app.http.post(url).bearer_auth(&from_env.secret);
+        let post = post.json(&view(1, now, "/a")).send().await.unwrap();
+        assert!(post.status().is_success(), "{post:?}");
+        document += &post.text().await.unwrap();
+        for path in [
+            "/openapi.json",
+            "/problems",
+            "/docs/swagger-initializer.js",
+            "/metrics",
+            "/health/ready",
+            "/nothing",
+            "/api/traffic/1",
+            "/api/traffic/daily/1",
+            "/api/traffic/pages",
+            "/v1/report",
+        ] {
+            let get = app.http.get(app.service.url(path));
+            let answer = get.bearer_auth(&from_env.secret).send().await.unwrap();
+            document += &format!("{:?}", answer.headers());
+            document += &answer.text().await.unwrap();
+        }
+    }
+    assert!(relay.credentials().contains(password), "it was never sent");
+    let url = format!("{}", relay.address);
+    assert!(!document.contains(&url) && !document.contains("somebody-there"));
+    // The password also in the form that HTTP has for it.
+    let basic = format!("somebody-there:{password}");
+    let basic = base64::engine::general_purpose::STANDARD.encode(basic);
     let said = app.said();
     assert!(
         said.contains("TRACE") && said.contains("key refused"),
@@ -645,10 +694,45 @@ async fn no_log_line_and_no_document_has_a_secret() {
         kept["salt"].as_str().unwrap(),
         kept["hash"].as_str().unwrap(),
     );
-    for hidden in [&secret[16..32], &secret[60..80], &wrong[16..32], salt, hash] {
+    let own: Value = serde_json::from_str(&from_env.line).unwrap();
+    for hidden in [
+        &secret[16..32],
+        &secret[60..80],
+        &wrong[16..32],
+        &from_env.secret[16..32],
+        salt,
+        hash,
+        own["salt"].as_str().unwrap(),
+        own["hash"].as_str().unwrap(),
+        password,
+        &basic,
+    ] {
         assert!(!said.contains(hidden), "in the log");
         assert!(!document.contains(hidden), "in the document");
     }
+    // Nor the help, which shows what variables are set to.
+    let mut help = Service::command(app.keys.parent().unwrap());
+    help.arg("--help")
+        .env("CLICKHOUSE_URL", "http://localhost:1")
+        .env("CLICKHOUSE_PASSWORD", password)
+        .env("API_KEYS", &from_env.line);
+    let (code, out, err) = run(help);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(
+        out.contains("CLICKHOUSE_PASSWORD") && !out.contains(password),
+        "{out}"
+    );
+    assert!(!out.contains(own["hash"].as_str().unwrap()), "{out}");
+    // Nor a refusal to start.
+    let mut start = Service::command(app.keys.parent().unwrap());
+    start.env(
+        "CLICKHOUSE_URL",
+        format!("http://somebody:{password}@localhost:1"),
+    );
+    let (code, out, err) = run(start);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("CLICKHOUSE_URL"), "{err}");
+    assert!(!format!("{out}{err}").contains(password), "{err}");
     // Nor what the service says of itself when it is asked wrongly.
     for (key, expected) in [(&secret[..80], 1), (&wrong, 1), (&secret, 0)] {
         let (code, out, err) = key_command(&app.keys, &["revoke", key]);

@@ -353,7 +353,7 @@ async fn a_client_that_breaks_off_leaves_whole_views() {
     for share in [0.1, 0.5, 0.999] {
         let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
         let head = format!(
-            "POST /api/traffic HTTP/1.1\r\nhost: x\r\ncontent-type: {LINES}\r\ncontent-length: {}\r\n\r\n",
+            "POST /api/traffic HTTP/1.1\r\nhost: localhost\r\ncontent-type: {LINES}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
         let part = &body.as_bytes()[..(body.len() as f64 * share) as usize];
@@ -387,7 +387,7 @@ async fn who_asks_first_is_told_to_continue() {
     for (content_type, expected) in [(LINES, "HTTP/1.1 100"), ("text/plain", "HTTP/1.1 415")] {
         let mut connection = tokio::net::TcpStream::connect(&address).await.unwrap();
         let head = format!(
-            "POST /api/traffic HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\nconnection: close\r\n\
+            "POST /api/traffic HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\nconnection: close\r\n\
              content-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );

@@ -362,8 +362,9 @@ async fn as_many_sites_as_a_url_holds() {
     );
     let status = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        let request =
-            format!("GET /v1/report?{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET /v1/report?{query} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).unwrap();
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();

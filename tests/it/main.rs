@@ -6,6 +6,7 @@
 mod auth;
 mod backup;
 mod batches;
+mod browsers;
 mod chaos;
 mod cli;
 mod cluster;

@@ -109,7 +109,7 @@ async fn every_request_is_counted_once_however_it_ends() {
     let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
     let body = view(1, at, "/a").to_string();
     let request = format!(
-        "POST /api/traffic/99 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "POST /api/traffic/99 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -257,8 +257,8 @@ async fn a_client_that_breaks_off_disturbs_nobody() {
     let app = TestApp::start_at(&clock).await;
     let address = app.url("").trim_start_matches("http://").to_owned();
     for request in [
-        "POST /api/traffic/1 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"user",
-        "POST /api/traffic/1 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        "POST /api/traffic/1 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"user",
+        "POST /api/traffic/1 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         "\x16\x03\x01 not http\r\n\r\n",
     ] {
         let mut stream = TcpStream::connect(&address).unwrap();

@@ -716,7 +716,7 @@ async fn an_unchanged_report_is_not_sent_again() {
         let tag = first.header("etag").to_owned();
         assert!(tag.starts_with('"') && tag.len() == 34, "{tag}");
         for (name, value) in [
-            ("cache-control", "no-cache"),
+            ("cache-control", "private, no-cache"),
             ("vary", "accept"),
             ("rows-spooled", "0"),
         ] {

@@ -15,14 +15,16 @@ use super::credentials::{Presented, presented};
 use super::rules::{Needs, Rule, Rules};
 use crate::access::{Denied, Key, Keys, LimitSettings, Limits, Proxies, Standing};
 use crate::domain::Clock;
+use crate::http::browsers::Browsers;
 use crate::http::listener::Peer;
 use crate::http::problem::{Kind, Problem};
 use crate::http::versions;
 use crate::pipeline::Seldom;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(in crate::http) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(in crate::http) const RATE_LIMIT_POLICY: HeaderName =
+    HeaderName::from_static("ratelimit-policy");
 
 /// Who may call, and how often; cheap to clone.
 #[derive(Clone)]
@@ -37,6 +39,8 @@ pub struct Access {
     pub docs_are_public: bool,
     /// Whether `/metrics` needs no key.
     pub metrics_are_public: bool,
+    /// What pages in browsers may do.
+    pub browsers: Arc<Browsers>,
 }
 
 impl Access {
@@ -48,6 +52,7 @@ impl Access {
             proxies: Arc::default(),
             docs_are_public: true,
             metrics_are_public: true,
+            browsers: Arc::new(Browsers::everybody()),
         }
     }
 }

@@ -12,5 +12,5 @@ mod rules;
 pub(super) use caller::Caller;
 pub(super) use credentials::API_KEY;
 pub use guard::Access;
-pub(super) use guard::{Guard, guard};
+pub(super) use guard::{Guard, RATE_LIMIT, RATE_LIMIT_POLICY, guard};
 pub(super) use rules::{SCHEME, needs_key};

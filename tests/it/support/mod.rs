@@ -4,6 +4,7 @@ pub mod browser;
 pub mod cluster;
 mod engine;
 pub mod nginx;
+pub mod relay;
 mod server_time;
 pub mod service;
 pub mod zookeeper;
