@@ -196,6 +196,86 @@ fn sql_lives_in_the_repository() {
     }
 }
 
+/// The fields that hold free text of clients; all else that they send is a number, a UUID, a time, or a
+/// name of letters and digits.
+const FREE_TEXT: &[&str] = &["page_url", "prefix"];
+
+/// What `format!` and `write!` put into texts: names of values inside the braces, and behind the text.
+fn formatted(stream: TokenStream, found: &mut Vec<String>) {
+    let trees: Vec<TokenTree> = stream.into_iter().collect();
+    for (i, tree) in trees.iter().enumerate() {
+        let TokenTree::Group(group) = tree else {
+            continue;
+        };
+        let is_macro = i >= 2
+            && matches!(&trees[i - 1], TokenTree::Punct(p) if p.as_char() == '!')
+            && matches!(&trees[i - 2], TokenTree::Ident(name)
+                if ["format", "write", "writeln", "concat"].contains(&name.to_string().as_str()));
+        // What implements `Display` writes to a formatter of that name: for people.
+        let is_shown = matches!(group.stream().into_iter().next(),
+            Some(TokenTree::Ident(name)) if name == "f");
+        if is_macro && !is_shown {
+            values(group.stream(), found);
+        }
+        formatted(group.stream(), found);
+    }
+}
+
+fn values(stream: TokenStream, found: &mut Vec<String>) {
+    for tree in stream {
+        match tree {
+            TokenTree::Ident(name) => found.push(name.to_string()),
+            TokenTree::Group(group) => values(group.stream(), found),
+            TokenTree::Literal(literal) => {
+                let text = literal.to_string().replace("{{", "");
+                let inside = text.split('{').skip(1);
+                let name = |rest: &str| {
+                    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+                    rest[..end.unwrap_or(rest.len())].to_owned()
+                };
+                found.extend(inside.map(name));
+            }
+            TokenTree::Punct(_) => {}
+        }
+    }
+}
+
+/// A coarse net: it knows the names of fields, not where a value came from. `it::injection` shows
+/// the rest.
+#[test]
+fn no_free_text_is_put_into_a_statement() {
+    for file in sources("repository") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.split("#[cfg(test)]").next().unwrap();
+        let mut found = Vec::new();
+        formatted(text.parse().unwrap(), &mut found);
+        for name in FREE_TEXT {
+            let put = found.iter().any(|other| other == name);
+            assert!(!put, "{} formats {name}", file.display());
+        }
+    }
+    for wrong in [
+        r#"fn f() { q(&format!("SELECT '{page_url}'")); }"#,
+        r#"fn f() { q(&format!("SELECT '{}'", view.page_url.as_str())); }"#,
+        r#"fn f() { g(|| { write!(sql, "{}", escape(&query.prefix)) }) }"#,
+    ] {
+        let mut found = Vec::new();
+        formatted(wrong.parse().unwrap(), &mut found);
+        assert!(
+            found.iter().any(|name| FREE_TEXT.contains(&name.as_str())),
+            "{wrong}"
+        );
+    }
+    let mut found = Vec::new();
+    let right =
+        r#"fn f() { query.param("p", page_url); format!("unhex({{prefix:String}}), page_url") }"#;
+    formatted(right.parse().unwrap(), &mut found);
+    assert!(
+        !found.iter().any(|name| FREE_TEXT.contains(&name.as_str())),
+        "{found:?}"
+    );
+}
+
 #[test]
 fn files_stay_readable() {
     for module in RULES

@@ -41,9 +41,16 @@ impl<'a, const N: usize> Object<'a, N> {
             .deserialize(&mut reader)
             .and_then(|object| reader.end().map(|()| object));
         parsed.map_err(|error| match error.classify() {
-            serde_json::error::Category::Data if is_well_formed(json) => Rejection::Invalid(
-                Invalid::one(FieldError::new("", "wrong_type", "must be a JSON object")),
-            ),
+            // A value of the wrong type stops the reading, so what follows it is looked at only here.
+            // The error about the type would quote it, however long.
+            serde_json::error::Category::Data => match serde_json::from_slice::<IgnoredAny>(json) {
+                Ok(IgnoredAny) => Rejection::Invalid(Invalid::one(FieldError::new(
+                    "",
+                    "wrong_type",
+                    "must be a JSON object",
+                ))),
+                Err(error) => Rejection::Malformed(error.to_string()),
+            },
             _ => Rejection::Malformed(error.to_string()),
         })
     }
@@ -130,11 +137,6 @@ pub(super) fn field_error(
     };
     let detail = error.message.clone();
     FieldError::new(field, code, detail.unwrap_or(Cow::Borrowed("is invalid")))
-}
-
-/// A value of the wrong type stops the reading, so what follows it is looked at only here.
-fn is_well_formed(json: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(json).is_ok()
 }
 
 /// The names of the known fields, on their way to an object.

@@ -163,6 +163,7 @@ async fn read_all<R: Posted>(
     elements: &mut Elements,
     intake: &mut Intake<'_, R>,
 ) -> Result<(), Problem> {
+    let mut bytes: u64 = 0;
     loop {
         let until = intake.oldest().map(|since| since + MAX_AGE);
         let chunk = tokio::select! {
@@ -181,7 +182,8 @@ async fn read_all<R: Posted>(
                             intake.send_off_and_take(number, left).await?;
                         }
                     }
-                    intake.pay(elements.number())?;
+                    bytes += piece.len() as u64;
+                    intake.pay(elements.number(), bytes)?;
                     yield_now().await;
                 }
             }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
@@ -19,6 +21,12 @@ const DECODED_BYTES: usize = 64 << 10;
 /// The window that a decoder of the content coding must support, and may refuse to exceed: 8 MiB
 /// (<https://www.rfc-editor.org/rfc/rfc9659#section-3>).
 const MAX_ZSTD_WINDOW_LOG: u32 = 23;
+
+/// How many times what was received may come out of a compressed body, beyond what is always free. Views
+/// pack about ten times, and less than fifty times however alike they are; a bomb packs a thousand times
+/// and more.
+const MAX_RATIO: u64 = 200;
+const FREE_BYTES: u64 = 16 << 20;
 
 /// How much of the rest is read of a body that is refused in its middle.
 const DISCARDED_BYTES: usize = 16 << 20;
@@ -86,20 +94,48 @@ pub(super) fn chunks(body: Body, encoding: Encoding) -> Chunks {
     let encoded = body
         .into_data_stream()
         .map_err(|error| io::Error::new(io::ErrorKind::ConnectionAborted, error));
+    let received = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&received);
+    let encoded = encoded.inspect_ok(move |bytes| {
+        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    });
     match encoding {
         Encoding::Identity => Box::pin(encoded),
         Encoding::Gzip => {
             let mut decoder = GzipDecoder::new(StreamReader::new(encoded));
             decoder.multiple_members(true);
-            Box::pin(ReaderStream::with_capacity(decoder, DECODED_BYTES))
+            bounded(
+                ReaderStream::with_capacity(decoder, DECODED_BYTES),
+                received,
+            )
         }
         Encoding::Zstd => {
             let limits = [DParameter::window_log_max(MAX_ZSTD_WINDOW_LOG)];
             let mut decoder = ZstdDecoder::with_params(StreamReader::new(encoded), &limits);
             decoder.multiple_members(true);
-            Box::pin(ReaderStream::with_capacity(decoder, DECODED_BYTES))
+            bounded(
+                ReaderStream::with_capacity(decoder, DECODED_BYTES),
+                received,
+            )
         }
     }
+}
+
+/// The decoded pieces, as long as they are no more than what was received can honestly hold.
+fn bounded(
+    decoded: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    received: Arc<AtomicU64>,
+) -> Chunks {
+    let mut unpacked = 0;
+    Box::pin(decoded.map(move |chunk| {
+        let chunk = chunk?;
+        unpacked += chunk.len() as u64;
+        let honest = MAX_RATIO.saturating_mul(received.load(Ordering::Relaxed));
+        if unpacked > FREE_BYTES.saturating_add(honest) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        Ok(chunk)
+    }))
 }
 
 /// Reads on without keeping anything, though not for ever.
@@ -116,6 +152,9 @@ pub(super) async fn discard(chunks: &mut Chunks) {
 /// What to tell the client when the body does not fit its `content-encoding`; nothing when the
 /// connection is to blame.
 pub(super) fn undecodable(error: &io::Error) -> Option<&'static str> {
-    (error.kind() != io::ErrorKind::ConnectionAborted)
-        .then_some("from here on the body does not fit its content-encoding")
+    match error.kind() {
+        io::ErrorKind::ConnectionAborted => None,
+        io::ErrorKind::QuotaExceeded => Some("from here on the body is packed more than 200 times"),
+        _ => Some("from here on the body does not fit its content-encoding"),
+    }
 }

@@ -16,11 +16,15 @@ use super::rejected::Reason;
 use crate::domain::{AcceptanceWindow, Fingerprint, OnConflict, PendingBlock, Rejection};
 use crate::pipeline::{self, Ack, Block};
 
+/// Bytes that count as a row where there are fewer lines; a good line is shorter, even with every
+/// character escaped.
+const ROW_BYTES: u64 = 16 << 10;
+
 /// The state of one batch.
 pub(super) struct Intake<'a, R: Posted> {
     ingest: &'a Ingest<R>,
     caller: Caller,
-    /// Lines that the caller's limit has been charged for.
+    /// Rows that the caller's limit has been charged for.
     paid: u64,
     max_bytes: usize,
     to_spool: bool,
@@ -85,15 +89,17 @@ impl<'a, R: Posted> Intake<'a, R> {
         }
     }
 
-    /// Charges the caller for all lines up to `number` that are not paid for yet.
+    /// Charges the caller for what is not paid for yet of all lines up to `number`, and of so many
+    /// bytes: reading what has no lines is work as well.
     ///
     /// # Errors
     /// When the limit is used up. What was sent off before is on its way all the same.
-    pub(super) fn pay(&mut self, number: u64) -> Result<(), Problem> {
-        let rows = number.saturating_sub(self.paid);
+    pub(super) fn pay(&mut self, number: u64, bytes: u64) -> Result<(), Problem> {
+        let due = number.max(bytes / ROW_BYTES);
+        let rows = due.saturating_sub(self.paid);
         if rows > 0 {
             self.caller.charge_rows(rows)?;
-            self.paid = number;
+            self.paid = due;
         }
         Ok(())
     }
