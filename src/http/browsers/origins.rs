@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::http::access::{API_KEY, RATE_LIMIT, RATE_LIMIT_POLICY};
@@ -52,7 +52,7 @@ impl Origins {
             // By the browser's own hand: an address that was typed, a bookmark.
             Some(b"same-origin" | b"none") => false,
             Some(_) => !is_link(request),
-            None => origin.is_some_and(|origin| !is_own(origin, headers)),
+            None => origin.is_some_and(|origin| !is_own(origin, request)),
         }
     }
 }
@@ -64,15 +64,19 @@ fn is_link(request: &Request) -> bool {
         && mode.is_some_and(|mode| mode == "navigate")
 }
 
-/// Whether an origin is what the service was called by.
-fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+/// Whether an origin is what the service was called by: in HTTP/2 that stands in the target.
+fn is_own(origin: &HeaderValue, request: &Request) -> bool {
+    let host = request.headers().get(header::HOST);
+    let in_target = request
+        .uri()
+        .authority()
+        .map(|name| name.as_str().as_bytes());
     let origin = origin.as_bytes();
     let authority = origin
         .strip_prefix(b"http://")
         .or_else(|| origin.strip_prefix(b"https://"));
     authority
-        .zip(host)
+        .zip(in_target.or(host.map(HeaderValue::as_bytes)))
         .is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
 }
 
@@ -177,5 +181,17 @@ mod tests {
         }
         let linked = [site("cross-site"), link];
         assert!(!foreign(&Method::GET, &linked));
+    }
+
+    #[test]
+    fn in_http_2_the_target_says_what_was_called() {
+        let by = |target: &str| {
+            let request = Request::builder().uri(target);
+            let request = request.header("origin", "http://localhost:8000");
+            Origins::None.are_foreign_to(&request.body(Body::empty()).unwrap())
+        };
+        assert!(!by("http://localhost:8000/"));
+        assert!(by("http://localhost:9000/"));
+        assert!(by("/"), "nothing says what was called");
     }
 }
