@@ -39,7 +39,7 @@ use crate::engine::{self, Engine};
 use crate::http::{self, AppState, BoundedListener, Connections, Peer};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{
-    self, ClickHouse, EventReports, PageViews, PeriodicCheck, ReconcileStats, Reconciler,
+    self, ClickHouse, Eraser, EventReports, PageViews, PeriodicCheck, ReconcileStats, Reconciler,
     RivalEvents, Sealer, SealerStats,
 };
 use crate::telemetry::metrics::Metrics;
@@ -155,8 +155,22 @@ async fn serve(
     let metrics = Metrics::default();
     let read_from = reports_from(settings, &clickhouse);
     let reports = reports(settings, &clickhouse, read_from.clone());
+    let eraser = Eraser::new(
+        clickhouse.clone(),
+        reports.clone(),
+        spool,
+        clock.clone(),
+        Duration::from_secs(settings.max_clock_skew_secs.into()),
+    );
     let state = AppState {
-        views: view_ingest(settings, writer, clock.clone(), &metrics),
+        eraser: Arc::clone(&eraser),
+        views: view_ingest(
+            settings,
+            writer,
+            clickhouse.erasures(),
+            clock.clone(),
+            &metrics,
+        ),
         events: event_ingest(
             settings,
             event_writer,
@@ -204,6 +218,7 @@ async fn serve(
     let mut background = vec![
         tokio::spawn(Replay::new(Arc::clone(&delivery)).run()),
         tokio::spawn(unfinished.run()),
+        tokio::spawn(eraser.run()),
     ];
     if settings.sealer {
         background.push(tokio::spawn(Arc::clone(&sealer).run()));

@@ -25,7 +25,7 @@ use traffic_api::http::{
 };
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
 use traffic_api::repository::{
-    ClickHouse, EventReports, LEAST_SEAL_DELAY, PATIENCE, PageViews, PeriodicCheck, Plan,
+    ClickHouse, Eraser, EventReports, LEAST_SEAL_DELAY, PATIENCE, PageViews, PeriodicCheck, Plan,
     Reconciler, Reports, RivalEvents, Schema, Sealer, Seals,
 };
 use traffic_api::telemetry::{self, metrics::Metrics};
@@ -203,10 +203,25 @@ fn router(data_dir: &Path, access: Access) -> axum::Router {
             lane.run(stop).await;
         });
     }
+    let reports = Reports::new(clickhouse.clone(), Plan::Claims);
+    let eraser = Eraser::new(
+        clickhouse.clone(),
+        reports.clone(),
+        Arc::clone(&spool),
+        clock.clone(),
+        Duration::ZERO,
+    );
     let of_views = Rejected::views(&metrics);
     let of_events = Rejected::events(&metrics);
     let state = AppState {
-        views: Ingest::new(writer, remembered, acceptance, (), clock.clone(), of_views),
+        views: Ingest::new(
+            writer,
+            remembered,
+            acceptance,
+            clickhouse.erasures(),
+            clock.clone(),
+            of_views,
+        ),
         events: Ingest::new(
             events,
             remembered,
@@ -218,7 +233,8 @@ fn router(data_dir: &Path, access: Access) -> axum::Router {
         event_reports: EventReports::new(clickhouse.clone(), Plan::Claims),
         event_sealer: Sealer::new(Seals::of_events(clickhouse.clone(), LEAST_SEAL_DELAY)),
         page_views,
-        reports: Reports::new(clickhouse.clone(), Plan::Claims),
+        reports,
+        eraser,
         check: PeriodicCheck::new(Reconciler::new(
             clickhouse.clone(),
             clock.clone(),

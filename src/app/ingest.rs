@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 
 use super::store::event_retention_days;
 use crate::config::Settings;
-use crate::domain::{ClaimSet, Clock, Event, EventTypes, NotAnEventType};
+use crate::domain::{ClaimSet, Clock, Erasures, Event, EventTypes, NotAnEventType};
 use crate::http::{Acceptance, EventRules, Ingest, Rejected};
 use crate::pipeline::Writer;
 use crate::repository::RivalEvents;
@@ -19,12 +19,13 @@ const RECENT_IDS: NonZeroUsize = NonZeroUsize::new(200_000).unwrap();
 pub(super) fn view_ingest(
     settings: &Settings,
     writer: Writer<ClaimSet>,
+    erasures: Erasures,
     clock: Clock,
     metrics: &Metrics,
 ) -> Ingest<ClaimSet> {
     let acceptance = acceptance(settings, Some(settings.retention_days));
     let rejected = Rejected::views(metrics);
-    Ingest::new(writer, RECENT_IDS, acceptance, (), clock, rejected)
+    Ingest::new(writer, RECENT_IDS, acceptance, erasures, clock, rejected)
 }
 
 /// # Errors

@@ -23,14 +23,15 @@ pub async fn migrate(settings: &Settings) -> Result<Outcome> {
 pub(super) async fn prepare(clickhouse: &ClickHouse, settings: &Settings) -> Result<()> {
     if settings.migrate_on_start {
         bring_up_to_date(clickhouse, settings).await?;
-        return Ok(());
+    } else {
+        reach(clickhouse, settings).await?;
+        let outcome = repository::verify(clickhouse)
+            .await
+            .context("schema not as needed")?;
+        warn_of_unknown(&outcome);
     }
-    reach(clickhouse, settings).await?;
-    let outcome = repository::verify(clickhouse)
-        .await
-        .context("schema not as needed")?;
-    warn_of_unknown(&outcome);
-    Ok(())
+    let learned = clickhouse.prepare_erasures().await;
+    learned.context("erasures can't be read")
 }
 
 async fn bring_up_to_date(clickhouse: &ClickHouse, settings: &Settings) -> Result<Outcome> {

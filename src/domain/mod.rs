@@ -12,6 +12,7 @@
 
 mod claim;
 mod clock;
+mod erasures;
 mod event;
 mod event_input;
 mod hour;
@@ -29,6 +30,7 @@ mod version;
 
 pub use claim::{Claim, ClaimSet, Settlement, erase, highest_version, live, settle, supersede};
 pub use clock::Clock;
+pub use erasures::Erasures;
 pub use event::{
     CorrelationId, Event, EventIdentity, EventType, EventTypes, MAX_EVENT_TYPE_BYTES, NotAUuid,
     NotAnEventType, SiteId,

@@ -10,8 +10,9 @@ use tracing::warn;
 use super::problem::{Kind, Problem};
 use super::rejected::Rejected;
 use crate::domain::{
-    AcceptanceWindow, Claim, ClaimSet, Clock, Event, EventIdentity, EventTypes, Fingerprint,
-    OnConflict, RecentWrites, Rejection, RequestId, UserId, read_event, read_identified_view,
+    AcceptanceWindow, Claim, ClaimSet, Clock, Erasures, Event, EventIdentity, EventTypes,
+    Fingerprint, OnConflict, RecentWrites, Rejection, RequestId, UserId, read_event,
+    read_identified_view,
 };
 use crate::pipeline::{self, Ack, Record, Seldom, Writer};
 use crate::repository::RivalEvents;
@@ -36,6 +37,9 @@ pub trait Posted: Record + Sized {
     /// Whose it is, where keys may be for some users only.
     fn user(&self) -> Option<UserId>;
 
+    /// Whether it is of a user who was erased, and from before that.
+    fn is_erased(&self, rules: &Self::Rules) -> bool;
+
     /// What it is about, and what it says of it.
     fn content(&self, recent: &RecentWrites<Self::Identity>) -> (Self::Identity, Fingerprint);
 
@@ -48,16 +52,21 @@ pub trait Posted: Record + Sized {
 
 impl Posted for ClaimSet {
     type Identity = RequestId;
-    type Rules = ();
+    type Rules = Erasures;
     const ON_CONFLICT: OnConflict = OnConflict::Refuse;
 
-    fn read(line: &[u8], window: &AcceptanceWindow, (): &()) -> Result<Self, Rejection> {
+    fn read(line: &[u8], window: &AcceptanceWindow, _: &Erasures) -> Result<Self, Rejection> {
         let view = read_identified_view(line, window)?;
         Ok(ClaimSet::One(Claim::first(view)))
     }
 
     fn user(&self) -> Option<UserId> {
         self.claims().first().map(|claim| claim.view.user_id)
+    }
+
+    fn is_erased(&self, erasures: &Erasures) -> bool {
+        let erased = |claim: &Claim| erasures.cover(claim.view.user_id, claim.view.created_at);
+        self.claims().iter().any(erased)
     }
 
     fn content(&self, recent: &RecentWrites<RequestId>) -> (RequestId, Fingerprint) {
@@ -69,7 +78,7 @@ impl Posted for ClaimSet {
     }
 
     /// There is none: they were refused.
-    async fn settle((): &(), _: Vec<RequestId>) {}
+    async fn settle(_: &Erasures, _: Vec<RequestId>) {}
 }
 
 impl Posted for Event {
@@ -84,6 +93,10 @@ impl Posted for Event {
     /// Events have no users: a key for some users is stopped at the door.
     fn user(&self) -> Option<UserId> {
         None
+    }
+
+    fn is_erased(&self, _: &EventRules) -> bool {
+        false
     }
 
     fn content(&self, recent: &RecentWrites<EventIdentity>) -> (EventIdentity, Fingerprint) {
@@ -170,6 +183,9 @@ impl<R: Posted> Ingest<R> {
     /// [`Kind::RequestIdConflict`] where another record is known under its identity and it is refused
     /// for that; nothing was kept then, nor on any other problem.
     pub(super) async fn post(&self, record: R, prefers_async: bool) -> Result<Ack, Problem> {
+        if record.is_erased(&self.rules) {
+            return Err(Problem::new(Kind::Erased));
+        }
         let (identity, content) = record.content(&self.recent);
         let (pending, conflicts) = self.recent.hold_all(&[(identity, content)], R::ON_CONFLICT);
         let is_rival = !conflicts.is_empty();

@@ -164,6 +164,11 @@ impl<'a, R: Posted> Intake<'a, R> {
             });
             return Ok(None);
         }
+        if record.is_erased(&self.ingest.rules) {
+            let detail = "the user was erased; views from before that are not taken in";
+            self.reject(Reason::Erased, number, "erased", detail);
+            return Ok(None);
+        }
         let content = record.content(&self.ingest.recent);
         let Some(gathering) = &mut self.gathering else {
             return Ok(Some(Left { record, content }));

@@ -18,6 +18,7 @@ mod body;
 mod browsers;
 mod dashboard;
 mod elements;
+mod erasure;
 mod event_reports;
 mod events;
 mod extract;
@@ -138,6 +139,7 @@ fn traffic() -> OpenApiRouter<Shared> {
         .routes(routes!(reports::days))
         .routes(routes!(reports::pages))
         .routes(routes!(reports::site))
+        .routes(routes!(erasure::delete))
 }
 
 /// Events and the reports on them.

@@ -203,6 +203,12 @@ pub(super) struct NotFound(Problem);
 pub(super) struct Conflict(Problem);
 
 #[derive(IntoResponses)]
+#[response(status = GONE, content_type = "application/problem+json",
+    description = "The user was erased; views from before that are not taken in")]
+#[expect(dead_code, reason = "documents a response")]
+pub(super) struct ErasedUser(Problem);
+
+#[derive(IntoResponses)]
 #[response(status = NOT_MODIFIED,
     description = "The answer has the tag that `If-None-Match` names")]
 pub(super) struct NotModified;

@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 use super::access::Caller;
 use super::acknowledgement::{StorageState, acknowledged, prefers_async};
 use super::extract::{JsonBytes, PathId};
-use super::openapi::{Conflict, Malformed, NotFound, Overloaded, Unprocessable, WrongBody};
+use super::openapi::{
+    Conflict, ErasedUser, Malformed, NotFound, Overloaded, Unprocessable, WrongBody,
+};
 use super::problem::{Kind, Problem};
 use super::state::{AppState, Shared};
 use crate::domain::{Claim, ClaimSet, PageView, RequestId, read_change, read_view};
@@ -112,7 +114,7 @@ impl PageViewDocument {
         (status = ACCEPTED, description = "Safe on this instance's disk", body = PageViewDocument,
             headers(("location" = String, description = "The view's own address"),
                 ("preference-applied" = String, description = "`respond-async` where asked for"))),
-        Malformed, Conflict, WrongBody, Unprocessable, Overloaded))]
+        Malformed, Conflict, ErasedUser, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn post(
     State(state): State<Shared>,
     caller: Caller,
@@ -152,7 +154,7 @@ pub(super) async fn post(
     params(("request_id" = u64, Path, description = "The view's identity")),
     request_body = PageViewBody,
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
-        Malformed, NotFound, WrongBody, Unprocessable, Overloaded))]
+        Malformed, NotFound, ErasedUser, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn put(
     State(state): State<Shared>,
     caller: Caller,
@@ -172,7 +174,7 @@ pub(super) async fn put(
     params(("request_id" = u64, Path, description = "The view's identity")),
     request_body = PageViewPatch,
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
-        Malformed, NotFound, WrongBody, Unprocessable, Overloaded))]
+        Malformed, NotFound, ErasedUser, WrongBody, Unprocessable, Overloaded))]
 pub(super) async fn patch(
     State(state): State<Shared>,
     caller: Caller,

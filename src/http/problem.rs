@@ -41,6 +41,8 @@ pub enum Kind {
     MethodNotAllowed,
     /// Another view is known under this request id.
     RequestIdConflict,
+    /// The view is of a user who was erased, and from before that.
+    Erased,
     /// The body is larger than the service accepts.
     BodyTooLarge,
     /// The body is declared as something that this path does not take.
@@ -63,6 +65,8 @@ pub enum Kind {
     StoreUnavailable,
     /// ClickHouse does not know the view, but this node's spool may hold it.
     NotYetKnown,
+    /// An erasure is not done yet.
+    ErasureUnfinished,
     /// The service is stopping.
     Stopping,
     /// A defect of the service.
@@ -73,6 +77,7 @@ pub enum Kind {
 const RETRY_AFTER_FULL_SECS: u32 = 1;
 const RETRY_AFTER_UNAVAILABLE_SECS: u32 = 2;
 const RETRY_AFTER_STOPPING_SECS: u32 = 5;
+const RETRY_AFTER_ERASURE_SECS: u32 = 10;
 
 impl Kind {
     /// All kinds, for the documentation's tests.
@@ -89,6 +94,7 @@ impl Kind {
         Kind::CursorExpired,
         Kind::MethodNotAllowed,
         Kind::RequestIdConflict,
+        Kind::Erased,
         Kind::BodyTooLarge,
         Kind::UnsupportedMediaType,
         Kind::InvalidPageView,
@@ -100,6 +106,7 @@ impl Kind {
         Kind::BufferFull,
         Kind::StoreUnavailable,
         Kind::NotYetKnown,
+        Kind::ErasureUnfinished,
         Kind::Stopping,
         Kind::Internal,
     ];
@@ -119,6 +126,8 @@ impl Kind {
             Kind::CursorExpired => "cursor-expired",
             Kind::MethodNotAllowed => "method-not-allowed",
             Kind::RequestIdConflict => "request-id-conflict",
+            Kind::Erased => "erased",
+            Kind::ErasureUnfinished => "erasure-unfinished",
             Kind::BodyTooLarge => "body-too-large",
             Kind::UnsupportedMediaType => "unsupported-media-type",
             Kind::InvalidPageView => "invalid-page-view",
@@ -144,7 +153,7 @@ impl Kind {
             Kind::UnknownHost => StatusCode::MISDIRECTED_REQUEST,
             Kind::PageViewNotFound | Kind::NoSuchRoute => StatusCode::NOT_FOUND,
             Kind::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
-            Kind::CursorExpired => StatusCode::GONE,
+            Kind::CursorExpired | Kind::Erased => StatusCode::GONE,
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::RequestIdConflict => StatusCode::CONFLICT,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -155,9 +164,10 @@ impl Kind {
             | Kind::AnswerTooLong
             | Kind::RefusedByStore => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::RateLimited | Kind::BufferFull => StatusCode::TOO_MANY_REQUESTS,
-            Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Stopping => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Kind::StoreUnavailable
+            | Kind::NotYetKnown
+            | Kind::ErasureUnfinished
+            | Kind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -176,6 +186,8 @@ impl Kind {
             Kind::CursorExpired => "The rest of this answer is not kept any more; start over",
             Kind::MethodNotAllowed => "This path does not support the method",
             Kind::RequestIdConflict => "Another page view is known under this request_id",
+            Kind::Erased => "The user was erased; views from before that are not taken in",
+            Kind::ErasureUnfinished => "The erasure is not done yet; ask again",
             Kind::BodyTooLarge => "The body is too large",
             Kind::UnsupportedMediaType => "The type or coding of the body is not supported",
             Kind::InvalidPageView => "The page view is not valid",
@@ -196,6 +208,7 @@ impl Kind {
         match self {
             Kind::BufferFull => Some(RETRY_AFTER_FULL_SECS),
             Kind::StoreUnavailable | Kind::NotYetKnown => Some(RETRY_AFTER_UNAVAILABLE_SECS),
+            Kind::ErasureUnfinished => Some(RETRY_AFTER_ERASURE_SECS),
             Kind::Stopping => Some(RETRY_AFTER_STOPPING_SECS),
             _ => None,
         }
@@ -362,6 +375,8 @@ impl From<repository::Error> for Problem {
         match error {
             repository::Error::Write(error) => error.into(),
             repository::Error::Waiting => Problem::new(Kind::NotYetKnown),
+            repository::Error::Erased(_) => Problem::new(Kind::Erased),
+            repository::Error::Erasing => Problem::new(Kind::ErasureUnfinished),
             repository::Error::SnapshotGone => Problem::new(Kind::CursorExpired),
             repository::Error::AnswerTooLong { rows, max } => Problem::new(Kind::AnswerTooLong)
                 .with_detail(format!(

@@ -29,6 +29,8 @@ pub(super) enum Reason {
     Forbidden,
     /// Who sent it has used up a limit.
     RateLimited,
+    /// It is of a user who was erased, and from before that.
+    Erased,
 }
 
 impl Reason {
@@ -43,6 +45,7 @@ impl Reason {
         (Reason::Stopping, "stopping"),
         (Reason::Forbidden, "forbidden"),
         (Reason::RateLimited, "rate_limited"),
+        (Reason::Erased, "erased"),
     ];
 }
 
@@ -94,6 +97,7 @@ impl Rejected {
             Kind::RefusedByStore => Reason::Quarantined,
             Kind::StoreUnavailable | Kind::NotYetKnown | Kind::Internal => Reason::Unavailable,
             Kind::Stopping => Reason::Stopping,
+            Kind::Erased => Reason::Erased,
             Kind::Unauthenticated | Kind::Forbidden | Kind::ForeignPage | Kind::UnknownHost => {
                 Reason::Forbidden
             }
@@ -103,6 +107,7 @@ impl Rejected {
             | Kind::NotAcceptable
             | Kind::CursorExpired
             | Kind::MethodNotAllowed
+            | Kind::ErasureUnfinished
             | Kind::InvalidParameters
             | Kind::AnswerTooLong => return,
         });

@@ -8,7 +8,9 @@ use tokio::sync::Semaphore;
 use super::ingest::Ingest;
 use crate::domain::{AcceptanceWindow, ClaimSet, Clock, Event};
 use crate::pipeline::Delivery;
-use crate::repository::{ClickHouse, EventReports, PageViews, PeriodicCheck, Reports, Sealer};
+use crate::repository::{
+    ClickHouse, Eraser, EventReports, PageViews, PeriodicCheck, Reports, Sealer,
+};
 use crate::telemetry::metrics::Metrics;
 
 /// What all requests share.
@@ -19,6 +21,8 @@ pub struct AppState {
     pub events: Ingest<Event>,
     /// Single views.
     pub page_views: Arc<PageViews>,
+    /// Erases people.
+    pub eraser: Arc<Eraser>,
     /// Reports on views.
     pub reports: Reports,
     /// Reports on events.

@@ -7,6 +7,8 @@ const V1: &str = "/v1";
 const LATEST: &str = "/latest";
 /// What was there before there were versions.
 const PLAIN: &str = "/api/traffic";
+/// What is about one person.
+const USERS: &str = "/api/users";
 
 /// The other paths of what the document has at `path`.
 pub(super) fn others(path: &str) -> impl Iterator<Item = String> + use<> {
@@ -32,7 +34,7 @@ pub(super) fn documented(path: &str) -> Cow<'_, str> {
 }
 
 fn is_plain(path: &str) -> bool {
-    path == PLAIN || below(path, PLAIN).is_some()
+    path == PLAIN || below(path, PLAIN).is_some() || below(path, USERS).is_some()
 }
 
 /// What follows `folder`, whose whole segments count.
@@ -50,6 +52,7 @@ mod tests {
         for (path, count) in [
             ("/api/traffic", 2),
             ("/api/traffic/daily/{user_id}", 2),
+            ("/api/users/{user_id}/traffic", 2),
             ("/v1/events", 1),
             ("/v1/report/funnel", 1),
             ("/health", 0),

@@ -6,6 +6,7 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
+use super::erasures::not_erased_of;
 use super::measures::{Report, Source};
 use super::sealed::{CleanHours, Split, clean_for_user, read_claims_only, read_steadily, within};
 use super::{Error, READ_DEADLINE, Reports, deadline};
@@ -49,8 +50,11 @@ impl Reports {
             let edges = edges(query);
             let max_ranges = OTHER_RANGES + edges.len().min(MAX_EDGES);
             let edges = &edges;
+            // Counts of the user's hours up to an erasure may still be there.
+            let erased = self.clickhouse.erased_until(user_id).await?;
             let whole = |mut clean: CleanHours| {
                 clean.retain(|hour, _| edges.binary_search(hour).is_err());
+                clean.retain(|hour, _| erased.is_none_or(|until| hour.start() > until.unix()));
                 clean
             };
             let seen = whole(self.seen.within(window));
@@ -95,6 +99,7 @@ fn by_day(user_id: UserId, query: &DaysQuery, split: &Split) -> String {
     let user = user_id.get();
     let starts: Vec<String> = query.starts().map(|at| at.unix().to_string()).collect();
     let starts = starts.join(",");
+    let not_erased = not_erased_of(user_id);
     let (hours, times) = (
         within("hour", &split.sealed),
         within("created_at", &split.claims),
@@ -116,7 +121,8 @@ fn by_day(user_id: UserId, query: &DaysQuery, split: &Split) -> String {
          SELECT roundDown(toUInt32(hour), starts) AS day, {from_hours} \
          PREWHERE user_id = {user} AND {hours} GROUP BY day, page_url \
          UNION ALL SELECT roundDown(toUInt32(created_at), starts) AS day, {page}, count() AS n \
-         FROM traffic FINAL PREWHERE user_id = {user} AND {times} GROUP BY day, page_url\
+         FROM traffic FINAL PREWHERE user_id = {user} AND {times} AND {not_erased} \
+         GROUP BY day, page_url\
          ) GROUP BY day, page_url"
     )
 }

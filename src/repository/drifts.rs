@@ -45,6 +45,10 @@ const RETAINED: &[Retained] = &[
         shared: true,
         ..retained("traffic_seals", "hour", 2)
     },
+    Retained {
+        shared: true,
+        ..retained("traffic_erasures", "until", 2)
+    },
     retained_event("events", "time", 1),
     retained_event("events_hourly", "hour", 1),
     Retained {

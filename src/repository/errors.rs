@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
-use crate::domain::Hour;
+use crate::domain::{Hour, UserId};
 use crate::pipeline::Failure;
 
 /// Why a call to ClickHouse failed. The texts are for the log.
@@ -51,6 +51,12 @@ pub enum Error {
         /// How many are kept.
         max: u64,
     },
+    /// The view is of a user who was erased, and from before that.
+    #[error("user {} was erased", .0.get())]
+    Erased(UserId),
+    /// Rows of a user are still there after an erasure; it may be asked for again.
+    #[error("the erasure is not done yet")]
+    Erasing,
     /// The hour can't be sealed yet.
     #[error("the hour from {0} is not closed yet")]
     NotClosed(Hour),

@@ -76,6 +76,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: EVENTS,
         template: include_str!("../../migrations/0010_events.sql"),
     },
+    Migration {
+        version: 11,
+        name: "0011_traffic_erasures",
+        template: include_str!("../../migrations/0011_traffic_erasures.sql"),
+    },
 ];
 
 /// The migration since which late rows are marked: what was sealed before it ran is not to be trusted.

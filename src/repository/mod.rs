@@ -13,6 +13,9 @@ mod cluster;
 mod columns;
 mod days;
 mod drifts;
+mod erasable;
+mod eraser;
+mod erasures;
 mod errors;
 mod events;
 mod measures;
@@ -46,9 +49,11 @@ use self::cluster::Topology;
 use crate::domain::Stream;
 use crate::pipeline::{Batch, Failure, Sink};
 use crate::telemetry::metrics::Metrics;
+use erasures::Known;
 use measures::InsertMeasures;
 use statements::{QUERY_ID, Statements};
 
+pub use eraser::{Erased, Eraser, TableRows};
 pub use errors::Error;
 pub use events::{EventReports, RivalEvents};
 pub use migrate::{MIGRATIONS, MigrateError, Migration, Outcome, migrate};
@@ -120,6 +125,7 @@ pub struct ClickHouse {
     statements: Option<Arc<Statements>>,
     /// Of the cluster, once it was asked for.
     topology: Arc<OnceCell<Topology>>,
+    erased: Arc<Known>,
 }
 
 impl ClickHouse {
@@ -139,6 +145,7 @@ impl ClickHouse {
             inserts: Arc::default(),
             statements: None,
             topology: Arc::default(),
+            erased: Arc::default(),
         }
     }
 
@@ -233,6 +240,10 @@ impl ClickHouse {
     }
 
     async fn insert_into(&self, table: &str, batch: &Batch) -> Result<(), Error> {
+        let _under_way = self.erased.writing().await;
+        let Some(batch) = &self.erased.filter(batch) else {
+            return Ok(());
+        };
         let (began, query_id) = (Instant::now(), Statements::alone("insert"));
         let outcome = self.send(table, batch, &query_id).await;
         let error = outcome.as_ref().err();

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::erasures::NOT_ERASED;
 use super::{ClickHouse, Error, READ_DEADLINE, Unfinished, deadline, rows, settlement};
 use crate::domain::{
     AcceptanceWindow, Claim, ClaimSet, Clock, CreatedAt, PageUrl, PageView, RequestId, UserId,
@@ -67,12 +68,15 @@ pub enum Removal {
 
 /// All tuples that were ever claimed under one id, with the last word on each. Not `FINAL`, which
 /// would hide the tombstones whose versions an update must rise above. Not beyond the retention,
-/// where the server may have dropped a tombstone and not yet the claim that it hides.
+/// where the server may have dropped a tombstone and not yet the claim that it hides. Nor are marks
+/// claims (a tombstone without a page, see `eraser.rs`), nor what is erased.
 const CLAIMS: &str = "\
 SELECT user_id, toUnixTimestamp(created_at) AS created_at_unix, page_url, max(version) AS top, \
 argMax(is_deleted, (version, is_deleted)) AS deleted \
 FROM traffic_by_request WHERE request_id = ? AND created_at > toDateTime(?, 'UTC') \
-GROUP BY user_id, created_at, page_url";
+AND page_url != '' AND ";
+
+const BY_TUPLE: &str = " GROUP BY user_id, created_at, page_url";
 
 #[derive(Row, Deserialize)]
 struct ClaimRow {
@@ -160,7 +164,14 @@ impl PageViews {
         let read = tokio::task::spawn_blocking(move || spool.read(&name)).await;
         let batch = read.ok()?.ok()?.batch;
         let mut claims = rows::decode_claims(&batch).into_iter();
-        claims.find(|claim| claim.view.request_id == request_id)
+        claims.find(|claim| {
+            let PageView {
+                user_id,
+                created_at,
+                ..
+            } = claim.view;
+            claim.view.request_id == request_id && !self.clickhouse.is_erased(user_id, created_at)
+        })
     }
 
     /// Makes the view what `change` makes of it, if it is of one of `whose`; others are as unknown.
@@ -212,6 +223,13 @@ impl PageViews {
             return absent(&held, Update::Unknown);
         }
         let view = change(&current.view);
+        if (view.user_id, view.created_at) != (current.view.user_id, current.view.created_at) {
+            // Asked for, not remembered: every instance answers alike, as soon as it is recorded.
+            let until = self.clickhouse.erased_until(view.user_id).await?;
+            if until.is_some_and(|until| view.created_at <= until) {
+                return Err(Error::Erased(view.user_id));
+            }
+        }
         if view == current.view && rivals.len() == 1 {
             return Ok(Update::Stored(current));
         }
@@ -317,7 +335,7 @@ impl ClickHouse {
         let window = AcceptanceWindow::new(now, self.schema.retention_days, 0);
         let query = self
             .reader()?
-            .query(CLAIMS)
+            .query(&format!("{CLAIMS}{NOT_ERASED}{BY_TUPLE}"))
             .bind(request_id.get())
             .bind(window.expired_until().unix());
         let rows = deadline(READ_DEADLINE, query.fetch_all::<ClaimRow>()).await?;

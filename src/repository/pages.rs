@@ -4,6 +4,7 @@ use clickhouse::Row;
 use clickhouse::query::Query;
 use serde::Deserialize;
 
+use super::erasures::NOT_ERASED;
 use super::measures::{Report, Source};
 use super::sealed::{
     CleanHours, LastSeen, Split, clean_for_site, read_claims_only, read_steadily, within,
@@ -151,7 +152,7 @@ pub(super) fn totals(query: &PagesQuery, split: &Split) -> String {
          SELECT {} AS start, page_url, views AS n, users AS viewers FROM traffic_hourly_pages FINAL \
          PREWHERE {}{pages} WHERE views > 0 \
          UNION ALL SELECT {} AS start, page_url, count() AS n, groupBitmapState(user_id) AS viewers \
-         FROM traffic FINAL PREWHERE {}{pages} GROUP BY start, page_url\
+         FROM traffic FINAL PREWHERE {}{pages} AND {NOT_ERASED} GROUP BY start, page_url\
          ) GROUP BY start, page_url",
         start("hour"),
         within("hour", &split.sealed),

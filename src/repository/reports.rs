@@ -11,10 +11,11 @@ use clickhouse::query::Query;
 use lru::LruCache;
 use serde::Deserialize;
 
+use super::erasures::not_erased_of;
 use super::measures::{Report, ReportMeasures, Source};
 use super::sealed::{LastSeen, Split, clean_for_user, read_steadily, within};
 use super::{ClickHouse, Error, READ_DEADLINE, deadline};
-use crate::domain::{DailyReport, ReportWindow, UserId};
+use crate::domain::{CreatedAt, DailyReport, ReportWindow, UserId};
 use crate::telemetry::metrics::Metrics;
 
 /// From so many views in its window on a report is cheaper from the pre-aggregate: from half a million
@@ -62,6 +63,7 @@ pub struct Reports {
 const FROM_CLAIMS: &str = "\
 SELECT page_url, count() AS views FROM traffic FINAL \
 PREWHERE user_id = ? AND created_at >= toDateTime(?, 'UTC') AND created_at < toDateTime(?, 'UTC') \
+AND created_at > (SELECT max(until) FROM traffic_erasures WHERE user_id = ?) \
 GROUP BY page_url ORDER BY views DESC, page_url";
 
 #[derive(Row, Deserialize)]
@@ -172,6 +174,27 @@ impl Reports {
         }
     }
 
+    /// What no erasure covers of a window of one user.
+    async fn not_erased(
+        &self,
+        user_id: UserId,
+        window: ReportWindow,
+    ) -> Result<Option<ReportWindow>, Error> {
+        let Some(until) = self.clickhouse.erased_until(user_id).await? else {
+            return Ok(Some(window));
+        };
+        let first = CreatedAt::from_unix(until.unix().saturating_add(1));
+        let from = window.from.max(first);
+        let left = ReportWindow { from, ..window };
+        Ok((from < window.until).then_some(left))
+    }
+
+    /// Forgets how much a user views.
+    pub(super) fn forget(&self, user_id: UserId) {
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        volumes.pop(&user_id);
+    }
+
     async fn read_claims(
         &self,
         user_id: UserId,
@@ -183,7 +206,8 @@ impl Reports {
             .query(FROM_CLAIMS)
             .bind(user_id.get())
             .bind(window.from.unix())
-            .bind(window.until.unix());
+            .bind(window.until.unix())
+            .bind(user_id.get());
         daily_report(query).await
     }
 
@@ -192,6 +216,11 @@ impl Reports {
         user_id: UserId,
         window: ReportWindow,
     ) -> Result<(DailyReport, Source), Error> {
+        // Counts of the user's hours up to an erasure may still be there, so they are not looked at.
+        let Some(window) = self.not_erased(user_id, window).await? else {
+            let nothing = DailyReport { pages: Vec::new() };
+            return Ok((nothing, Source::Claims));
+        };
         read_steadily(
             window,
             self.seen.within(window),
@@ -222,13 +251,14 @@ fn of_user(user_id: UserId, split: &Split) -> String {
         within("hour", &split.sealed),
         within("created_at", &split.claims),
     );
+    let not_erased = not_erased_of(user_id);
     format!(
         "SELECT page_url, sum(n) AS views FROM (\
          SELECT page AS page_url, sum(viewed) AS n FROM traffic_hourly FINAL \
          ARRAY JOIN pages AS page, views AS viewed \
          PREWHERE user_id = {user} AND {hours} GROUP BY page \
          UNION ALL SELECT page_url, count() AS n FROM traffic FINAL \
-         PREWHERE user_id = {user} AND {times} GROUP BY page_url\
+         PREWHERE user_id = {user} AND {times} AND {not_erased} GROUP BY page_url\
          ) GROUP BY page_url ORDER BY views DESC, page_url"
     )
 }

@@ -3,6 +3,7 @@
 use clickhouse::Row;
 use serde::Deserialize;
 
+use super::erasures::NOT_ERASED;
 use super::measures::Report;
 use super::pages::start_of;
 use super::sealed::{Split, within};
@@ -50,7 +51,7 @@ fn totals(query: &SiteQuery, split: &Split) -> String {
          SELECT {} AS start, sum(views) AS n, groupBitmapMergeState(users) AS viewers \
          FROM traffic_hourly_pages FINAL PREWHERE {} WHERE views > 0 GROUP BY start \
          UNION ALL SELECT {} AS start, count() AS n, groupBitmapState(user_id) AS viewers \
-         FROM traffic FINAL PREWHERE {} GROUP BY start\
+         FROM traffic FINAL PREWHERE {} AND {NOT_ERASED} GROUP BY start\
          ) GROUP BY start HAVING views > 0",
         start("hour"),
         within("hour", &split.sealed),

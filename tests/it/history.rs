@@ -28,7 +28,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use traffic_api::domain::{
@@ -165,6 +165,11 @@ enum Step {
         age: i64,
         known: bool,
     },
+    /// A user is erased, while a view of theirs arrives at the other instance.
+    Erase {
+        slot: u64,
+        content: Content,
+    },
     /// All parts merged into one.
     Optimize,
     /// Another time of day, forward or back.
@@ -223,7 +228,9 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(slot, one, two)| Step::Race { slot, one, two }),
         1 => (slot.clone(), content())
             .prop_map(|(slot, content)| Step::RaceWithRetry { slot, content }),
-        1 => (slot, content()).prop_map(|(slot, content)| Step::RaceWithDelete { slot, content }),
+        1 => (slot.clone(), content())
+            .prop_map(|(slot, content)| Step::RaceWithDelete { slot, content }),
+        1 => (slot, content()).prop_map(|(slot, content)| Step::Erase { slot, content }),
         1 => Just(Step::Optimize),
         2 => (-3 * DAY..3 * DAY).prop_map(|seconds| Step::Clock { seconds }),
     ]
@@ -287,6 +294,8 @@ struct History<'a> {
     first_user: u32,
     posted: BTreeMap<u64, Entry>,
     current: BTreeMap<u64, Entry>,
+    /// Of each user the last second that is erased.
+    erased: BTreeMap<u32, i64>,
     turn: usize,
     sealing: Option<Sealing<'a>>,
     checks: Cell<usize>,
@@ -399,7 +408,9 @@ impl History<'_> {
 
     async fn update(&mut self, slot: u64, entry: Entry) {
         let (id, body) = (self.id(slot), self.body(entry));
+        let is_erased = self.is_erased(entry);
         let expected = match self.current.get_mut(&slot) {
+            Some(_) if is_erased => StatusCode::GONE,
             Some(current) => {
                 *current = entry;
                 StatusCode::OK
@@ -413,7 +424,10 @@ impl History<'_> {
     async fn patch(&mut self, slot: u64, change: Value, entry: impl Fn(Entry) -> Entry) {
         let id = self.id(slot);
         let answer = self.node().patch(id, &change).await;
+        let changed = self.current.get(&slot).map(|current| entry(*current));
+        let is_erased = changed.is_some_and(|changed| self.is_erased(changed));
         match self.current.get_mut(&slot) {
+            Some(_) if is_erased => assert_eq!(answer.status, StatusCode::GONE, "{answer:?}"),
             Some(current) => {
                 *current = entry(*current);
                 assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
@@ -462,7 +476,44 @@ impl History<'_> {
         let nodes = self.nodes;
         let copies = (0..at_once).map(|copy| self.send(&nodes[copy % 2], slot, entry));
         for answer in join_all(copies).await {
-            assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+            // An instance that has not heard of an erasure takes in what does not count.
+            let is_fine = answer.status == StatusCode::CREATED
+                || (answer.status == StatusCode::GONE && self.is_erased(entry));
+            assert!(is_fine, "{answer:?}");
+        }
+    }
+
+    fn is_erased(&self, (user, at, _): Entry) -> bool {
+        self.erased.get(&user).is_some_and(|until| at <= *until)
+    }
+
+    /// Erases the user of a view while the view arrives, for the first time or again.
+    async fn erase(&mut self, slot: u64, content: Content) {
+        let known = self.posted.get(&slot).copied();
+        let entry = known.unwrap_or_else(|| self.entry(content));
+        if entry.1 > self.clock.now() - BEHIND {
+            return;
+        }
+        let body = self.body(entry);
+        let path = format!("/api/users/{}/traffic", self.first_user + entry.0);
+        let (eraser, other) = (&self.nodes[self.turn % 2], &self.nodes[(self.turn + 1) % 2]);
+        let answers = tokio::join!(
+            eraser.call(Method::DELETE, &path, &Value::Null),
+            other.post(self.id(slot), &body)
+        );
+        assert_eq!(answers.0.status, StatusCode::OK, "{:?}", answers.0);
+        let posted = answers.1.status;
+        assert!(posted == StatusCode::CREATED || posted == StatusCode::GONE);
+        let until = answers.0.body["erased_until"].as_str().unwrap();
+        let until = DateTime::parse_from_rfc3339(until).unwrap().timestamp();
+        let newest = self.erased.entry(entry.0).or_insert(until);
+        *newest = until.max(*newest);
+        self.posted.insert(slot, entry);
+        let mut current = std::mem::take(&mut self.current);
+        current.retain(|_, entry| !self.is_erased(*entry));
+        self.current = current;
+        if known.is_none() && !self.is_erased(entry) {
+            self.current.insert(slot, entry);
         }
     }
 
@@ -503,6 +554,7 @@ impl History<'_> {
         });
         // The clock may have gone back since the event.
         let update = update.filter(|(_, (_, at, _))| *at <= self.clock.now());
+        let update = update.filter(|(_, entry)| !self.is_erased(*entry));
         let sealing = self.sealing.as_ref().unwrap();
         let (hours, now) = (sealing.chosen(hours), sealing.now);
         let rival = async {
@@ -539,7 +591,8 @@ impl History<'_> {
     /// ClickHouse looks at the clock at one time, and the row can be read later.
     async fn delayed(&mut self, slot: u64, content: Content, seconds: i64, hours: u64) {
         let entry = self.entry(content);
-        if self.posted.contains_key(&slot) || entry.1 > self.clock.now() - BEHIND {
+        let is_odd = entry.1 > self.clock.now() - BEHIND || self.is_erased(entry);
+        if self.posted.contains_key(&slot) || is_odd {
             return;
         }
         let (user, at, page) = entry;
@@ -589,7 +642,9 @@ impl History<'_> {
                 }
                 if known.is_none() {
                     self.posted.insert(slot, entry);
-                    self.current.insert(slot, entry);
+                    if !self.is_erased(entry) {
+                        self.current.insert(slot, entry);
+                    }
                 }
             }
             Step::Put { slot, content } => self.update(slot, self.entry(content)).await,
@@ -627,6 +682,9 @@ impl History<'_> {
                     return;
                 }
                 let (one, two) = (self.entry(one), self.entry(two));
+                if self.is_erased(one) || self.is_erased(two) {
+                    return;
+                }
                 let (id, a, b) = (self.id(slot), self.body(one), self.body(two));
                 let answers = tokio::join!(self.nodes[0].put(id, &a), self.nodes[1].put(id, &b));
                 assert_eq!(
@@ -646,6 +704,9 @@ impl History<'_> {
                     return;
                 }
                 let entry = self.entry(content);
+                if self.is_erased(entry) || self.is_erased(first) {
+                    return;
+                }
                 let (id, retry, update) = (self.id(slot), self.body(first), self.body(entry));
                 let answers = tokio::join!(
                     self.nodes[0].post(id, &retry),
@@ -660,6 +721,9 @@ impl History<'_> {
                     return;
                 }
                 let entry = self.entry(content);
+                if self.is_erased(entry) {
+                    return;
+                }
                 let (id, update) = (self.id(slot), self.body(entry));
                 let answers =
                     tokio::join!(self.nodes[0].delete(id), self.nodes[1].put(id, &update));
@@ -669,6 +733,7 @@ impl History<'_> {
                 self.adopt(slot, &[Some(entry), None]).await;
             }
             Step::Again { slot, age, known } => self.again(slot, age, known).await,
+            Step::Erase { slot, content } => self.erase(slot, content).await,
             Step::Optimize => {
                 let node = &self.nodes[0];
                 for table in self.subject.tables {
@@ -1171,6 +1236,7 @@ fn run(
             first_user: u32::try_from(number).unwrap() * USERS,
             posted: BTreeMap::new(),
             current: BTreeMap::new(),
+            erased: BTreeMap::new(),
             turn: 0,
             sealing: sealed.then_some(sealing),
             checks: Cell::new(0),

@@ -30,6 +30,7 @@ mod monitoring;
 mod nginx;
 mod obvious_schemas;
 mod outage;
+mod privacy;
 mod problems;
 mod rate_limits;
 mod reconcile;

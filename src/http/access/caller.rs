@@ -48,6 +48,11 @@ impl Caller {
         self.0.as_ref()?.key.as_deref()
     }
 
+    /// The public name of the caller's key, for the log; empty where there is none.
+    pub(in crate::http) fn key_id(&self) -> &str {
+        self.key().map_or("", |key| key.id.as_str())
+    }
+
     /// Whose views the caller may deal with.
     pub(in crate::http) fn users(&self) -> UserSet {
         let users = self.key().map(|key| key.restrictions.users.clone());

@@ -21,7 +21,7 @@ use super::durable::{self, Remains};
 use super::glance::glance;
 use super::ledger::{Ledger, on_disk};
 use super::opening::{self, Opened};
-use super::{Error, Held, Name, ReadError, Spooled, format};
+use super::{Error, Held, Name, ReadError, Shelf, Spooled, format};
 use crate::pipeline::Batch;
 
 /// A spool that this process owns until it is dropped. All methods may be called from any thread;
@@ -337,6 +337,15 @@ impl Spool {
             Err(_) => self.ledger().last_write_failed = true,
         }
         made
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The operator's side of it.
+    pub(super) fn shelf(&self) -> Shelf {
+        Shelf::at(&self.dir)
     }
 
     fn path(&self, name: Name) -> PathBuf {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::chunks::Chunk;
 use super::{Finding, Reconciler};
 use crate::repository::Error;
+use crate::repository::erasures::NOT_ERASED;
 use crate::repository::sealed::within;
 use crate::repository::sealed_tables::SealedTables;
 use crate::repository::seals::trusted_since;
@@ -129,7 +130,7 @@ impl Reconciler {
              PREWHERE {hours} WHERE {slice} \
              UNION ALL SELECT user_id, toStartOfHour(created_at) AS hour, \
              toString(page_url) AS page_url, toUInt64(0) AS c, count() AS v \
-             FROM traffic FINAL PREWHERE {times} WHERE {slice} GROUP BY user_id, hour, page_url\
+             FROM traffic FINAL PREWHERE {times} AND {NOT_ERASED} WHERE {slice} GROUP BY user_id, hour, page_url\
              ) WHERE (user_id, hour) GLOBAL NOT IN ({late}) \
              GROUP BY user_id, hour, page_url HAVING counted != claimed"
         );
@@ -177,7 +178,7 @@ impl Reconciler {
              FROM traffic_hourly_pages FINAL PREWHERE {hours} WHERE {slice} GROUP BY hour, page_url \
              UNION ALL SELECT toStartOfHour(created_at) AS hour, toString(page_url) AS page_url, \
              toUInt64(0) AS cv, count() AS vv, {nobody} AS cu, groupBitmapState(user_id) AS vu \
-             FROM traffic FINAL PREWHERE {times} WHERE {slice} GROUP BY hour, page_url\
+             FROM traffic FINAL PREWHERE {times} AND {NOT_ERASED} WHERE {slice} GROUP BY hour, page_url\
              ) GROUP BY hour, page_url HAVING counted_views != claimed_views OR differing_users > 0"
         );
         let mut found = Vec::new();

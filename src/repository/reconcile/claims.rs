@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::chunks::{Chunk, Rows};
 use super::{Finding, LastWord, LiveClaim, Reconciler, list};
 use crate::repository::Error;
+use crate::repository::erasures::NOT_ERASED;
 use crate::repository::sealed::within;
 
 /// Request ids in one statement.
@@ -87,11 +88,11 @@ impl Reconciler {
                 "SELECT toUnixTimestamp(hour) AS hour, sum(n) AS live, sum(h) AS hash FROM (\
                  SELECT toStartOfHour(created_at) AS hour, count() AS n, \
                  sum(cityHash64(request_id, user_id, created_at, page_url, version)) AS h \
-                 FROM {table} FINAL PREWHERE {times} GROUP BY hour \
+                 FROM {table} FINAL PREWHERE {times} AND {NOT_ERASED} GROUP BY hour \
                  UNION ALL SELECT hour, toUInt64(0) AS n, sum(hash) AS h FROM (\
                  SELECT toStartOfHour(created_at) AS hour, \
                  cityHash64(request_id, user_id, created_at, page_url, max(version), 'deleted') AS hash \
-                 FROM {table} PREWHERE {times} WHERE is_deleted = 1 \
+                 FROM {table} PREWHERE {times} AND {NOT_ERASED} WHERE is_deleted = 1 \
                  GROUP BY request_id, user_id, created_at, page_url) GROUP BY hour\
                  ) GROUP BY hour"
             );
@@ -133,9 +134,9 @@ impl Reconciler {
              toUInt8(countIf(source = 1) > 0) AS in_requests, \
              tupleElement(maxIf((version, is_deleted), source = 1) AS b, 1) AS requests_version, \
              tupleElement(b, 2) AS requests_deleted FROM (\
-             SELECT 0 AS source, {columns} FROM traffic PREWHERE {times}{users} \
+             SELECT 0 AS source, {columns} FROM traffic PREWHERE {times} AND {NOT_ERASED}{users} \
              WHERE {slice}{ids} \
-             UNION ALL SELECT 1 AS source, {columns} FROM traffic_by_request PREWHERE {times}{ids} \
+             UNION ALL SELECT 1 AS source, {columns} FROM traffic_by_request PREWHERE {times} AND {NOT_ERASED}{ids} \
              WHERE {slice}\
              ) GROUP BY request_id, user_id, created_at, page_url \
              HAVING in_traffic != in_requests OR a != b"
@@ -152,7 +153,7 @@ impl Reconciler {
         let Range { start, end } = window;
         let sql = format!(
             "SELECT request_id FROM traffic_by_request FINAL \
-             WHERE created_at > toDateTime({}, 'UTC') GROUP BY request_id \
+             WHERE created_at > toDateTime({}, 'UTC') AND {NOT_ERASED} GROUP BY request_id \
              HAVING count() > 1 AND countIf(created_at >= toDateTime({start}, 'UTC') \
              AND created_at < toDateTime({end}, 'UTC')) > 0 LIMIT {MOST_RIVALS} \
              SETTINGS optimize_aggregation_in_order = 1",
@@ -174,7 +175,7 @@ impl Reconciler {
         let (ids, expired) = (list(ids), self.expired());
         let sql = format!(
             "{select} FROM traffic_by_request WHERE request_id IN ({ids}) \
-             AND created_at > toDateTime({expired}, 'UTC') {group}"
+             AND created_at > toDateTime({expired}, 'UTC') AND {NOT_ERASED} {group}"
         );
         self.each(&sql, |row: ClaimRow| {
             let tuple = (
@@ -200,7 +201,7 @@ impl Reconciler {
         }
         let sql = format!(
             "{select} FROM traffic PREWHERE (user_id, created_at) IN ({}) \
-             WHERE request_id IN ({ids}) {group}",
+             WHERE request_id IN ({ids}) AND {NOT_ERASED} {group}",
             places.join(", ")
         );
         self.each(&sql, |row: ClaimRow| {

@@ -15,6 +15,7 @@ use tracing::warn;
 use super::totals::DAY;
 use super::{DayTotals, Reconciler};
 use crate::repository::Error;
+use crate::repository::erasures::NOT_ERASED;
 use crate::repository::sealed::within;
 
 /// How many days it looks at.
@@ -142,7 +143,7 @@ impl Reconciler {
         let times = within("created_at", std::slice::from_ref(window));
         let sql = format!(
             "SELECT count() FROM (SELECT request_id FROM traffic_by_request FINAL \
-             PREWHERE {times} GROUP BY request_id HAVING count() > 1) \
+             PREWHERE {times} AND {NOT_ERASED} GROUP BY request_id HAVING count() > 1) \
              SETTINGS optimize_aggregation_in_order = 1"
         );
         let mut rivals = 0;

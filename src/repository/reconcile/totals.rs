@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::Reconciler;
 use super::cells::{Sealed, late_users};
 use super::chunks::Chunk;
+use crate::repository::erasures::NOT_ERASED;
 use crate::repository::sealed::within;
 use crate::repository::sealed_tables::PAGE_VIEWS;
 use crate::repository::{Error, Seals};
@@ -150,7 +151,7 @@ impl Reconciler {
         let sql = format!(
             "SELECT day, count() AS ids FROM (SELECT request_id, \
              arrayJoin(groupUniqArray(toUnixTimestamp(toStartOfDay(created_at)))) AS day \
-             FROM traffic_by_request FINAL PREWHERE {times} GROUP BY request_id) GROUP BY day \
+             FROM traffic_by_request FINAL PREWHERE {times} AND {NOT_ERASED} GROUP BY request_id) GROUP BY day \
              SETTINGS optimize_aggregation_in_order = 1"
         );
         let mut days = BTreeMap::new();
@@ -191,7 +192,7 @@ impl Reconciler {
         let times = within("created_at", std::slice::from_ref(day));
         let sql = format!(
             "SELECT sum(n) AS claims, count() AS ids FROM (SELECT request_id, count() AS n \
-             FROM traffic FINAL PREWHERE {times} GROUP BY request_id)"
+             FROM traffic FINAL PREWHERE {times} AND {NOT_ERASED} GROUP BY request_id)"
         );
         let mut stored = Stored { claims: 0, ids: 0 };
         self.each(&sql, |row: Stored| stored = row).await?;
@@ -218,9 +219,9 @@ impl Reconciler {
             "SELECT sum(n) FROM (\
              SELECT toUInt64(arraySum(views)) AS n FROM traffic_hourly FINAL PREWHERE {hours} \
              WHERE (user_id, hour) GLOBAL NOT IN ({late}) \
-             UNION ALL SELECT count() AS n FROM traffic FINAL PREWHERE {times} \
+             UNION ALL SELECT count() AS n FROM traffic FINAL PREWHERE {times} AND {NOT_ERASED} \
              WHERE (user_id, toStartOfHour(created_at)) GLOBAL IN ({late}) \
-             UNION ALL SELECT count() AS n FROM traffic FINAL PREWHERE {rest})"
+             UNION ALL SELECT count() AS n FROM traffic FINAL PREWHERE {rest} AND {NOT_ERASED})"
         );
         self.number(&sql).await
     }
@@ -235,7 +236,7 @@ impl Reconciler {
         let sql = format!(
             "SELECT sum(n) FROM (\
              SELECT sum(views) AS n FROM traffic_hourly_pages FINAL PREWHERE {hours} \
-             UNION ALL SELECT count() AS n FROM traffic FINAL PREWHERE {rest})"
+             UNION ALL SELECT count() AS n FROM traffic FINAL PREWHERE {rest} AND {NOT_ERASED})"
         );
         self.number(&sql).await
     }

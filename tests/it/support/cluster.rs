@@ -33,11 +33,12 @@ const FIRST: &str = "first";
 const PASSWORD: &str = "of-the-tests";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Tables that all servers keep whole.
-const SHARED: [&str; 4] = [
+const SHARED: [&str; 5] = [
     "schema_migrations",
     "traffic_seals",
     "events_seals",
     "traffic_pages_snapshots",
+    "traffic_erasures",
 ];
 
 /// A server that listens on ports that are known before it starts.
