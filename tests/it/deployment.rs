@@ -284,6 +284,14 @@ async fn live(name: &str, ignore_empty_sql_security: &str) {
     let (status, funnel) = call(&service, Method::GET, "/v1/report/funnel", None).await;
     assert_eq!((status, &funnel["solved"]), (200, &json!(1)), "{funnel}");
 
+    let body = view(43, earlier, "/gone");
+    let (status, answer) = call(&service, Method::POST, "/api/traffic/4", Some(&body)).await;
+    assert_eq!(status, 201, "{answer}");
+    let (status, erased) = call(&service, Method::DELETE, "/api/users/43/traffic", None).await;
+    assert_eq!(status, 200, "{erased}");
+    let of_43 = "SELECT count() FROM traffic.traffic WHERE user_id = 43";
+    assert_eq!(server.ask("traffic_reader", of_43).await.unwrap(), "0");
+
     let mut seal = server.writer(&data);
     seal.args([
         "seal",
@@ -337,14 +345,18 @@ async fn live(name: &str, ignore_empty_sql_security: &str) {
             "traffic_writer",
             "INSERT INTO traffic.schema_migrations (version) VALUES (99)",
         ),
+        // It deletes rows of those who are erased.
         (
             "traffic_writer",
-            "ALTER TABLE traffic.traffic DELETE WHERE 1",
+            "ALTER TABLE traffic.events DELETE WHERE 1",
         ),
-        ("traffic_writer", "DELETE FROM traffic.traffic WHERE 1"),
         (
             "traffic_writer",
-            "ALTER TABLE traffic.traffic DROP PARTITION '2026-01-01'",
+            "ALTER TABLE traffic.traffic UPDATE version = 1 WHERE 1",
+        ),
+        (
+            "traffic_writer",
+            "ALTER TABLE traffic.events DROP PARTITION '2026-01-01'",
         ),
         ("traffic_writer", "TRUNCATE TABLE traffic.traffic"),
         ("traffic_writer", "OPTIMIZE TABLE traffic.traffic FINAL"),
@@ -374,7 +386,7 @@ async fn live(name: &str, ignore_empty_sql_security: &str) {
             "CREATE TABLE default.mine (n UInt8) ENGINE = Null",
         ),
     ] {
-        let refused = server.ask(user, sql).await.unwrap_err();
+        let refused = server.ask(user, sql).await.expect_err(sql);
         assert!(
             refused.contains("ACCESS_DENIED") || refused.contains("READONLY"),
             "{user}: {sql}: {refused}"

@@ -246,7 +246,7 @@ async fn events_have_a_retention_of_their_own_or_none() {
     for (days, expected) in [("0", ""), ("7", "toIntervalDay(8)")] {
         let flag = format!("--events-retention-days={days}");
         let changed = app::migrate(&settings(&database, &[&flag])).await.unwrap();
-        assert_eq!(changed.retention_changed, KEPT[5..], "{days}");
+        assert_eq!(changed.retention_changed, KEPT[6..], "{days}");
         let ddl = ddl().await;
         assert_eq!(ddl.contains("TTL"), days != "0", "{ddl}");
         assert!(ddl.contains(expected), "{ddl}");
