@@ -1,6 +1,7 @@
 //! Single POSTs, each answered after ClickHouse's commit, against three others under the same load:
-//! the service's own routes over a sink that stores nothing (the limit), one INSERT per request
-//! straight to ClickHouse's HTTP interface, and the smallest axum server.
+//! the service's own routes over a sink that stores nothing (the limit), the same served by
+//! `axum::serve`, one INSERT per request straight to ClickHouse's HTTP interface, and the smallest axum
+//! server.
 //!
 //! `cargo bench --bench single_posts`; `BENCH_CONNECTIONS=64,256` for other numbers of connections,
 //! `BENCH_STREAM=events` for events instead of page views.
@@ -31,6 +32,7 @@ fn main() {
     let service = stack.service("service", &[]);
     stack.schema("direct");
     let limit = Limit::Service.start(&stack.place.path().join("limit"));
+    let axum = Limit::Axum.start(&stack.place.path().join("axum"));
     let bare = Limit::Bare.start(&stack.place.path().join("bare"));
     let engine = Some(stack.engine_pid());
 
@@ -56,6 +58,7 @@ fn main() {
         let stack = &stack;
         let limit_of = of(Some(limit.pid()), None);
         let service_of = of(Some(service.pid()), engine);
+        let axum_of = of(Some(axum.pid()), None);
         let bare_of = of(Some(bare.pid()), None);
         let mut contestants: Vec<(&str, Turn<'_>)> = vec![
             (
@@ -70,6 +73,10 @@ fn main() {
                 "bare axum",
                 Box::new(|| round(stack, bare_of, 1, || post(bare.address))),
             ),
+            (
+                "the limit on axum::serve",
+                Box::new(|| round(stack, axum_of, 1, || post(axum.address))),
+            ),
         ];
         if connections <= MOST_DIRECT_CONNECTIONS {
             let turn = || round(stack, of(None, engine), 1, direct);
@@ -82,7 +89,11 @@ fn main() {
             one.line();
         }
         print!("ratio: {:.3} of the limit", ratio(&all[1], &all[0]));
-        if let Some(direct) = all.get(3) {
+        print!(
+            ", the limit is {:.3} of axum::serve",
+            ratio(&all[0], &all[3])
+        );
+        if let Some(direct) = all.get(4) {
             print!(", {:.1} times one INSERT each", ratio(&all[1], direct));
         }
         println!();

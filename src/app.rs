@@ -8,6 +8,7 @@
 //! engine. Each step has a deadline; together they stay within 25 seconds.
 
 mod access;
+mod connections;
 mod drain;
 mod generate;
 mod ingest;
@@ -36,13 +37,14 @@ use crate::access::Keys;
 use crate::config::Settings;
 use crate::domain::{ClaimSet, Clock, Event, VersionSource};
 use crate::engine::{self, Engine};
-use crate::http::{self, AppState, BoundedListener, Connections, Peer};
+use crate::http::{self, AppState, Server};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{
     self, ClickHouse, Eraser, EventReports, PageViews, PeriodicCheck, ReconcileStats, Reconciler,
     RivalEvents, Sealer, SealerStats,
 };
 use crate::telemetry::metrics::Metrics;
+use crate::tls::Certificate;
 
 pub use drain::drain;
 pub use generate::generate;
@@ -83,13 +85,14 @@ struct Serving {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
     delivery: Arc<Delivery<ClickHouse>>,
-    http: Task<std::io::Result<()>>,
+    http: Task<()>,
     lanes: Vec<Task<()>>,
     /// Replay, settlement, the sealer and the check: they may end at any instant.
     background: Vec<JoinHandle<()>>,
     sealer: Arc<Sealer>,
     check: Arc<PeriodicCheck>,
     keys: Option<Arc<Keys>>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// Starts the service; `clock` is the system's, but for tests.
@@ -99,10 +102,12 @@ struct Serving {
 pub async fn start(settings: &Settings, clock: Clock) -> Result<App> {
     // First: what is wrong with the keys is known before anything is started.
     let access = access::access(settings)?;
+    let certificate = connections::certificate(settings)?;
     let socket = bind(settings.listen_addr)?;
     let spool = open_spool(settings)?;
     let engine = start_engine(settings).await?;
-    match serve(settings, clock, socket, spool, &engine, access).await {
+    let door = (socket, access, certificate);
+    match serve(settings, clock, door, spool, &engine).await {
         Ok(serving) => Ok(App { serving, engine }),
         Err(error) => {
             engine.stop().await;
@@ -114,12 +119,11 @@ pub async fn start(settings: &Settings, clock: Clock) -> Result<App> {
 async fn serve(
     settings: &Settings,
     clock: Clock,
-    socket: TcpSocket,
+    (socket, access, certificate): (TcpSocket, http::Access, Option<Arc<Certificate>>),
     spool: Arc<Spool>,
     engine: &Engine,
-    access: http::Access,
 ) -> Result<Serving> {
-    let clickhouse = clickhouse(settings, engine);
+    let clickhouse = clickhouse(settings, engine)?;
     prepare(&clickhouse, settings).await?;
 
     let limits = Limits {
@@ -188,11 +192,12 @@ async fn serve(
         clickhouse,
         clock,
         max_body_bytes: settings.max_body_bytes as usize,
+        body_timeout: connections::timeouts(settings).body,
         batches: Semaphore::new(MAX_BATCHES),
         metrics,
         stopping: Arc::clone(&stopping),
     };
-    let connections = Connections::new(settings.max_connections as usize);
+    let connections = connections::connections(settings, &access, &state.metrics);
     metrics::show(&state, engine.vitals(), &connections);
     let keys = access.keys.clone();
     let router = http::router(state, access);
@@ -203,17 +208,17 @@ async fn serve(
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .with_context(|| format!("LISTEN_ADDR {address} can't be used"));
     let (address, listener) = listener?;
-    let listener = BoundedListener::new(listener, connections);
+    let server = Server::new(
+        router,
+        connections,
+        connections::timeouts(settings),
+        certificate.clone(),
+    );
     let http = Task::spawn(|stop| {
         let stopped = async {
             let _ = stop.await;
         };
-        axum::serve(
-            listener,
-            router.into_make_service_with_connect_info::<Peer>(),
-        )
-        .with_graceful_shutdown(stopped)
-        .into_future()
+        server.serve(listener, stopped)
     });
     let mut background = vec![
         tokio::spawn(Replay::new(Arc::clone(&delivery)).run()),
@@ -242,6 +247,7 @@ async fn serve(
         check,
         delivery,
         keys,
+        certificate,
     })
 }
 
@@ -266,9 +272,10 @@ impl App {
         self.serving.check.stats()
     }
 
-    /// Reads the keys again; where they can't be read, those that are known stay.
-    pub fn reload_keys(&self) {
+    /// Reads the keys and the certificate again; where they can't be read, those that are known stay.
+    pub fn reload(&self) {
         access::reload(self.serving.keys.as_deref());
+        connections::reload(self.serving.certificate.as_deref());
     }
 
     /// Waits until nobody supervises the engine any more, which only a defect can bring about.
@@ -295,8 +302,7 @@ impl App {
 
         let _ = http.stop.send(());
         match timeout(FINISH_REQUESTS, &mut http.handle).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => error!(%error, "serving failed"),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => error!(%error, "serving panicked"),
             Err(_) => {
                 warn!(

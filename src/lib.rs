@@ -25,7 +25,8 @@
 //!    disk for what the sink can't take now.
 //! 6. [`repository`]: ClickHouse: the sink, the update protocol, the reports, the migrations.
 //! 7. [`engine`]: where ClickHouse comes from when none is configured.
-//! 8. [`app`]: puts them together; the only module that knows everyone. Beside it [`operator`]: the
+//! 8. [`tls`]: certificates, for those who serve and those who call.
+//! 9. [`app`]: puts them together; the only module that knows everyone. Beside it [`operator`]: the
 //!    commands that look at the spool and the keys from outside, [`generate`], a client that makes
 //!    traffic up, and [`probe`], a health check.
 //!
@@ -44,3 +45,4 @@ pub mod pipeline;
 pub mod probe;
 pub mod repository;
 pub mod telemetry;
+pub mod tls;

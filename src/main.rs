@@ -49,7 +49,14 @@ fn main() -> ExitCode {
             };
         }
         Command::Drain(task) => run(&cli.settings, app::drain(&cli.settings, &task, say)),
-        Command::Probe { ready } => probe::probe(cli.settings.listen_addr, ready),
+        Command::Probe { ready } => {
+            let settings = &cli.settings;
+            probe::probe(
+                settings.listen_addr,
+                settings.connections.serves_tls(),
+                ready,
+            )
+        }
         Command::Key(command) => {
             let note = |text: &str| {
                 let _ = writeln!(std::io::stderr(), "{text}");
@@ -102,9 +109,10 @@ async fn serve(settings: &Settings) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
     // Without a file there is nothing to read again: a terminal that is closed ends the service.
-    let mut reload = match settings.access.api_keys_file {
-        Some(_) => Some(signal(SignalKind::hangup()).context("no signal handler")?),
-        None => None,
+    let has_files = settings.access.api_keys_file.is_some() || settings.connections.serves_tls();
+    let mut reload = match has_files {
+        true => Some(signal(SignalKind::hangup()).context("no signal handler")?),
+        false => None,
     };
     let app = tokio::select! {
         app = app::start(settings, Clock::system()) => app?,
@@ -119,7 +127,7 @@ async fn serve(settings: &Settings) -> Result<()> {
         while let Some(hangup) = &mut reload
             && hangup.recv().await.is_some()
         {
-            app.reload_keys();
+            app.reload();
         }
         std::future::pending::<()>().await;
     };
@@ -160,7 +168,11 @@ async fn migrate(settings: &Settings) -> Result<()> {
 
 fn what_to_try(app: &app::App, settings: &Settings) -> String {
     let now = Clock::system().now().format("%Y-%m-%dT%H:%M:%SZ");
-    let at = format!("http://{}", app.address());
+    let (scheme, curl) = match settings.connections.serves_tls() {
+        true => ("https", "curl -k"),
+        false => ("http", "curl"),
+    };
+    let at = format!("{scheme}://{}", app.address());
     let store = match &settings.clickhouse_url {
         Some(url) => format!("ClickHouse at {url}"),
         None => format!(
@@ -182,9 +194,9 @@ fn what_to_try(app: &app::App, settings: &Settings) -> String {
     };
     format!(
         "\ntraffic-api is ready at {at} on {store}. Try:\n\n  \
-         curl -i {at}/api/traffic/1{key} -H 'content-type: application/json' \\\n    \
+         {curl} -i {at}/api/traffic/1{key} -H 'content-type: application/json' \\\n    \
          -d '{{\"user_id\": 42, \"created_at\": \"{now}\", \"page_url\": \"/pricing\"}}'\n  \
-         curl {at}/api/traffic/daily/42{key}\n  \
+         {curl} {at}/api/traffic/daily/42{key}\n  \
          open {at}/ in a browser\n{open}"
     )
 }

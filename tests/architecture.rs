@@ -20,7 +20,14 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
     ("generate", &["domain"], &["axum", "clickhouse"]),
     (
         "http",
-        &["access", "domain", "pipeline", "repository", "telemetry"],
+        &[
+            "access",
+            "domain",
+            "pipeline",
+            "repository",
+            "telemetry",
+            "tls",
+        ],
         &["clickhouse"],
     ),
     (
@@ -28,8 +35,9 @@ const RULES: &[(&str, &[&str], &[&str])] = &[
         &["access", "config", "domain", "pipeline", "repository"],
         &["axum", "clickhouse"],
     ),
-    ("probe", &[], &["axum", "clickhouse"]),
+    ("probe", &["tls"], &["axum", "clickhouse"]),
     ("telemetry", &["config"], &["axum", "clickhouse"]),
+    ("tls", &[], &["tokio", "axum", "clickhouse"]),
     ("config", &[], &["clickhouse"]),
 ];
 

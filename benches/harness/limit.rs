@@ -2,7 +2,8 @@
 //!
 //! [`Limit::Service`] has the service's own routes, served as the service serves them, over a sink
 //! that says "stored" at once: what HTTP, parsing, validation, admission and group commit cost
-//! without a database. [`Limit::Bare`] is the smallest axum server that answers a POST.
+//! without a database. [`Limit::Axum`] has the same routes served by `axum::serve`, which guards
+//! nothing. [`Limit::Bare`] is the smallest axum server that answers a POST.
 
 use std::io::Read;
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::StatusCode;
+use axum::serve::ListenerExt;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -20,8 +22,8 @@ use traffic_api::access::{self, Keys, LimitSettings};
 use traffic_api::config::LogFormat;
 use traffic_api::domain::{Clock, EventTypes, VersionSource};
 use traffic_api::http::{
-    self, Acceptance, Access, AppState, BoundedListener, Connections, EventRules, Ingest, Peer,
-    Rejected,
+    self, Acceptance, Access, AppState, Connections, EventRules, Ingest, PerAddress, Rejected,
+    Server, Timeouts,
 };
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
 use traffic_api::repository::{
@@ -43,6 +45,8 @@ pub enum Limit {
     Service,
     /// The same for those who have a key, within limits.
     Guarded,
+    /// The same as the first, without what guards its connections.
+    Axum,
     Bare,
 }
 
@@ -51,6 +55,7 @@ impl Limit {
         match self {
             Limit::Service => "service",
             Limit::Guarded => "guarded",
+            Limit::Axum => "axum",
             Limit::Bare => "bare",
         }
     }
@@ -91,7 +96,6 @@ pub fn serve_if_asked() {
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
         let address = listener.local_addr().expect("an address");
-        let listener = BoundedListener::new(listener, Connections::new(8192));
         let router = if role == Limit::Bare.name() {
             let post = async |_body: Bytes| StatusCode::CREATED;
             let paths = ["/api/traffic/{request_id}", "/v1/events"];
@@ -108,10 +112,33 @@ pub fn serve_if_asked() {
             router(Path::new(&directory), access)
         };
         println!("the limit is ready at http://{address} and not meant for a look in a browser");
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        axum::serve(listener, service).await.expect("serving");
+        if role == Limit::Axum.name() || role == Limit::Bare.name() {
+            let listener = listener.tap_io(|socket| {
+                let _ = socket.set_nodelay(true);
+            });
+            axum::serve(listener, router).await.expect("serving");
+        } else {
+            let per_address = PerAddress {
+                limit: 8192,
+                includes_loopback: true,
+                proxies: Arc::default(),
+            };
+            let connections = Connections::new(8192, Some(per_address), &Metrics::default());
+            let server = Server::new(router, connections, timeouts(), None);
+            server.serve(listener, std::future::pending()).await;
+        }
     });
     std::process::exit(0);
+}
+
+/// As the service has them.
+fn timeouts() -> Timeouts {
+    Timeouts {
+        head: Duration::from_secs(10),
+        body: Duration::from_secs(20),
+        idle: Duration::from_secs(75),
+        write: Duration::from_secs(30),
+    }
 }
 
 /// Limits that nobody reaches, on everything that can be limited.
@@ -246,6 +273,7 @@ fn router(data_dir: &Path, access: Access) -> axum::Router {
         clickhouse,
         clock,
         max_body_bytes: 65_536,
+        body_timeout: timeouts().body,
         batches: Semaphore::new(1),
         metrics,
         stopping: Arc::new(AtomicBool::new(false)),

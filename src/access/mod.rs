@@ -25,6 +25,6 @@ pub use key::{Key, Restrictions, check_client, check_path};
 pub use key_file::{FileError, KeyFile};
 pub use keyring::{Denied, KeyError, Keyring, Keys, Loaded};
 pub use limits::{Direction, LimitSettings, Limits, Standing};
-pub use proxies::Proxies;
+pub use proxies::{Proxies, sender};
 pub use scope::{Scope, Scopes};
 pub use secret::Credential;

@@ -19,7 +19,9 @@ impl Proxies {
         Self(networks)
     }
 
-    fn trust(&self, address: IpAddr) -> bool {
+    /// Whether `address` is one of them.
+    pub fn trust(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
@@ -65,7 +67,7 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 
 /// What counts as one sender: an IPv4 address, or the network of 64 bits that an IPv6 host can choose
 /// its addresses from.
-pub(super) fn sender(address: IpAddr) -> IpAddr {
+pub fn sender(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -67,7 +67,7 @@ async fn replay(
         return watch(&directory, until, calm).await;
     }
     let engine = start_engine(settings).await?;
-    let clickhouse = clickhouse(settings, &engine);
+    let clickhouse = clickhouse(settings, &engine)?;
     let outcome = match prepared(&clickhouse, settings, until).await {
         Ok(()) => {
             let delivery = Arc::new(Delivery::new(Arc::new(clickhouse.clone()), spool));

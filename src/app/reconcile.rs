@@ -43,7 +43,7 @@ pub async fn reconcile(settings: &Settings, task: &Reconcile, say: impl Fn(&str)
     }
     let compared = match start_engine(settings).await {
         Ok(engine) => {
-            let clickhouse = clickhouse(settings, &engine);
+            let clickhouse = clickhouse(settings, &engine)?;
             let outcome = match prepare(&clickhouse, settings).await {
                 Ok(_) => run(&clickhouse, settings, task, window).await,
                 Err(error) => Err(error),

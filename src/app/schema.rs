@@ -14,7 +14,7 @@ use crate::repository::{self, ClickHouse, Outcome};
 /// Why it could not be.
 pub async fn migrate(settings: &Settings) -> Result<Outcome> {
     let engine = start_engine(settings).await?;
-    let outcome = bring_up_to_date(&clickhouse(settings, &engine), settings).await;
+    let outcome = bring_up_to_date(&clickhouse(settings, &engine)?, settings).await;
     engine.stop().await;
     outcome
 }

@@ -20,7 +20,7 @@ pub async fn seal(
     say: impl Fn(&str),
 ) -> Result<()> {
     let engine = start_engine(settings).await?;
-    let clickhouse = clickhouse(settings, &engine);
+    let clickhouse = clickhouse(settings, &engine)?;
     let outcome = match prepare(&clickhouse, settings).await {
         Ok(_) => both(settings, &clickhouse, from, to, say).await,
         Err(error) => Err(error),

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use tracing::warn;
 
 use crate::config::{ReportPlan, Settings};
 use crate::engine::Engine;
 use crate::repository::{ClickHouse, Connection, Locate, Plan, Reports, Schema, Seals};
+use crate::tls;
 
 pub(super) fn user(settings: &Settings) -> String {
     let named = settings.clickhouse_user.clone();
     named.unwrap_or_else(|| "default".to_owned())
 }
 
-pub(super) fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
+/// # Errors
+/// What is wrong with the certificates that are to be believed.
+pub(super) fn clickhouse(settings: &Settings, engine: &Engine) -> Result<ClickHouse> {
     let endpoint = engine.endpoint();
     let locate: Locate = Arc::new(move || {
         endpoint.borrow().as_ref().map(|endpoint| Connection {
@@ -30,7 +34,15 @@ pub(super) fn clickhouse(settings: &Settings, engine: &Engine) -> ClickHouse {
         event_retention_days: event_retention_days(settings),
         fsync: settings.clickhouse_fsync,
     };
-    ClickHouse::new(locate, schema)
+    if !settings.reaches_clickhouse_by_tls() {
+        return Ok(ClickHouse::new(locate, schema));
+    }
+    let trust = tls::client(settings.clickhouse_ca_file.as_deref());
+    Ok(ClickHouse::over_tls(
+        locate,
+        schema,
+        trust.context("CLICKHOUSE_CA_FILE")?,
+    ))
 }
 
 pub(super) fn reports(

@@ -7,6 +7,7 @@ mod access;
 mod browsers;
 mod choices;
 mod commands;
+mod connections;
 mod generate;
 mod refusal;
 mod values;
@@ -22,6 +23,7 @@ pub use access::AccessSettings;
 pub use browsers::{ANY_ORIGIN, BrowserSettings};
 pub use choices::{Auth, LogFormat, ReportPlan};
 pub use commands::{Command, Drain, KeyCommand, NewKey, Reconcile, ReportFormat, SpoolCommand};
+pub use connections::ConnectionSettings;
 pub use generate::{Coding, Generate, GeneratedStream};
 pub use refusal::Refusal;
 use values::{address, database, http_url, identifier, log_level};
@@ -56,7 +58,7 @@ pub struct Settings {
     #[arg(long, env, global = true, value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
 
-    /// A ClickHouse of your own (http://host:8123); unset: an embedded one is fetched and started
+    /// A ClickHouse of your own (http://host:8123, https://host:8443); unset: an embedded one is fetched and started
     #[arg(long, env, global = true, value_name = "URL", value_parser = http_url)]
     pub clickhouse_url: Option<String>,
 
@@ -85,6 +87,17 @@ pub struct Settings {
     )]
     #[arg(hide_env_values = true)]
     pub clickhouse_password: Option<String>,
+
+    /// The file with the certificates of the authorities that a ClickHouse behind https is believed by;
+    /// unset: those that this machine trusts
+    #[arg(
+        long,
+        env,
+        global = true,
+        value_name = "FILE",
+        requires = "clickhouse_url"
+    )]
+    pub clickhouse_ca_file: Option<PathBuf>,
 
     /// The database; created if it is missing
     #[arg(
@@ -211,17 +224,6 @@ pub struct Settings {
     #[arg(value_parser = clap::value_parser!(u32).range(16_384..=1 << 30))]
     pub max_body_bytes: u32,
 
-    /// Connections at once: 1 to 1000000; more wait until one is closed
-    #[arg(
-        long,
-        env,
-        global = true,
-        value_name = "NUMBER",
-        default_value_t = 8192
-    )]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub max_connections: u32,
-
     /// What is logged: error, warn, info, debug, trace, or tracing directives (info,tower_http=debug)
     #[arg(long, env, global = true, value_name = "LEVEL", default_value = "info")]
     #[arg(value_parser = log_level)]
@@ -246,6 +248,10 @@ pub struct Settings {
     #[arg(long, env, global = true, value_name = "DIR")]
     pub engine_cache_dir: Option<PathBuf>,
 
+    /// Who may connect, how, and for how long
+    #[command(flatten)]
+    pub connections: ConnectionSettings,
+
     /// Who may call, and how often
     #[command(flatten)]
     pub access: AccessSettings,
@@ -253,6 +259,16 @@ pub struct Settings {
     /// What pages in browsers may do
     #[command(flatten)]
     pub browsers: BrowserSettings,
+}
+
+impl Settings {
+    /// Whether any ClickHouse is behind https.
+    pub fn reaches_clickhouse_by_tls(&self) -> bool {
+        let urls = [&self.clickhouse_url, &self.clickhouse_read_url];
+        urls.into_iter()
+            .flatten()
+            .any(|url| url.starts_with("https://"))
+    }
 }
 
 impl Cli {
@@ -293,6 +309,16 @@ impl Cli {
                  CLICKHOUSE_CLUSTER"
                     .to_owned(),
             ));
+        }
+        if settings.clickhouse_ca_file.is_some() && !settings.reaches_clickhouse_by_tls() {
+            return Err(Refusal::Wrong(
+                "CLICKHOUSE_CA_FILE (--clickhouse-ca-file): CLICKHOUSE_URL is not https, so nobody's \
+                 certificate is looked at"
+                    .to_owned(),
+            ));
+        }
+        if let Some(line) = settings.connections.contradiction() {
+            return Err(Refusal::Wrong(line));
         }
         if let Some(Command::Generate(task)) = &self.command {
             task.checked(settings)?;

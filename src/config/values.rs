@@ -31,9 +31,8 @@ pub(super) fn day(text: &str) -> Result<DateTime<Utc>, String> {
 pub(super) fn http_url(text: &str) -> Result<String, String> {
     let uri: Uri = text.parse().map_err(|_| "is not a URL".to_owned())?;
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err("https is not supported; use http".to_owned()),
-        _ => return Err("must begin with http://".to_owned()),
+        Some("http" | "https") => {}
+        _ => return Err("must begin with http:// or https://".to_owned()),
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = uri.host().unwrap_or_default();

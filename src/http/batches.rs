@@ -124,7 +124,7 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Response, Problem> {
     let separation = body::separation(&headers)?;
-    let chunks = body::chunks(body, body::encoding(&headers)?);
+    let chunks = body::chunks(body, body::encoding(&headers)?, state.body_timeout);
     take_in(&state, &state.views, caller, separation, chunks, &headers).await
 }
 
@@ -189,9 +189,7 @@ async fn read_all<R: Posted>(
             }
             None => break,
             Some(Err(error)) => {
-                let reason = body::undecodable(&error);
-                // Else the client went away or broke HTTP in the middle of the body.
-                let reason = reason.ok_or_else(|| malformed("the body is incomplete"))?;
+                let reason = body::undecodable(&error)?;
                 intake.take(elements.number() + 1, Element::Broken(reason))?;
                 return Ok(());
             }

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
@@ -14,6 +15,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::elements::Separation;
 use super::extract::is_json;
+use super::pace::Paced;
 use super::problem::{Kind, Problem};
 
 /// How much is decoded at once.
@@ -89,8 +91,8 @@ pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     }
 }
 
-/// The pieces of `body`, decoded.
-pub(super) fn chunks(body: Body, encoding: Encoding) -> Chunks {
+/// The pieces of `body`, decoded, from a client with whom we have `patience`.
+pub(super) fn chunks(body: Body, encoding: Encoding, patience: Duration) -> Chunks {
     let encoded = body
         .into_data_stream()
         .map_err(|error| io::Error::new(io::ErrorKind::ConnectionAborted, error));
@@ -99,6 +101,7 @@ pub(super) fn chunks(body: Body, encoding: Encoding) -> Chunks {
     let encoded = encoded.inspect_ok(move |bytes| {
         counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     });
+    let encoded = Paced::new(encoded, patience);
     match encoding {
         Encoding::Identity => Box::pin(encoded),
         Encoding::Gzip => {
@@ -149,12 +152,18 @@ pub(super) async fn discard(chunks: &mut Chunks) {
     }
 }
 
-/// What to tell the client when the body does not fit its `content-encoding`; nothing when the
-/// connection is to blame.
-pub(super) fn undecodable(error: &io::Error) -> Option<&'static str> {
+/// What to tell the client when the body does not fit its `content-encoding`.
+///
+/// # Errors
+/// That the body is too slow, or its connection broke.
+pub(super) fn undecodable(error: &io::Error) -> Result<&'static str, Problem> {
     match error.kind() {
-        io::ErrorKind::ConnectionAborted => None,
-        io::ErrorKind::QuotaExceeded => Some("from here on the body is packed more than 200 times"),
-        _ => Some("from here on the body does not fit its content-encoding"),
+        io::ErrorKind::TimedOut => Err(Problem::new(Kind::BodyTooSlow)),
+        // The client went away or broke HTTP in the middle of the body.
+        io::ErrorKind::ConnectionAborted => {
+            Err(Problem::new(Kind::MalformedJson).with_detail("the body is incomplete"))
+        }
+        io::ErrorKind::QuotaExceeded => Ok("from here on the body is packed more than 200 times"),
+        _ => Ok("from here on the body does not fit its content-encoding"),
     }
 }

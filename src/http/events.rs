@@ -109,7 +109,7 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Response, Problem> {
     let separation = body::separation(&headers)?;
-    let mut chunks = body::chunks(body, body::encoding(&headers)?);
+    let mut chunks = body::chunks(body, body::encoding(&headers)?, state.body_timeout);
     if separation == Separation::Lines {
         return take_in(&state, &state.events, caller, separation, chunks, &headers).await;
     }
@@ -180,5 +180,5 @@ async fn rest_of(start: Bytes, chunks: &mut Chunks, max_bytes: usize) -> Result<
 }
 
 fn broken(error: &std::io::Error) -> Problem {
-    malformed(body::undecodable(error).unwrap_or("the body is incomplete"))
+    body::undecodable(error).map_or_else(|problem| problem, malformed)
 }

@@ -8,8 +8,10 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, StatusCode, header, request};
 
 use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
 
 use super::problem::{Kind, Problem};
+use super::state::Shared;
 use crate::domain::Parameters;
 
 /// The single id in a path.
@@ -59,10 +61,10 @@ fn decoded(text: &str) -> Vec<u8> {
 /// A body that is declared as JSON, not yet parsed.
 pub(super) struct JsonBytes(Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for JsonBytes {
+impl FromRequest<Shared> for JsonBytes {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             return Err(Problem::new(Kind::UnsupportedMediaType)
                 .with_detail("send the header content-type: application/json"));
@@ -73,7 +75,8 @@ impl<S: Send + Sync> FromRequest<S> for JsonBytes {
             return Err(Problem::new(Kind::UnsupportedMediaType)
                 .with_detail("a single page view must not be compressed"));
         }
-        match Bytes::from_request(request, state).await {
+        let bytes = timeout(state.body_timeout, Bytes::from_request(request, state)).await;
+        match bytes.map_err(|_| Problem::new(Kind::BodyTooSlow))? {
             Ok(bytes) => Ok(Self(bytes)),
             Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 Err(Problem::new(Kind::BodyTooLarge))

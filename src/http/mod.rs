@@ -25,9 +25,9 @@ mod extract;
 mod health;
 mod ingest;
 mod intake;
-mod listener;
 mod metrics;
 mod openapi;
+mod pace;
 mod page_views;
 mod postman;
 mod problem;
@@ -35,12 +35,12 @@ mod rejected;
 mod reports;
 mod request_id;
 mod requests;
+mod server;
 mod state;
 mod versions;
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -51,7 +51,6 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -60,17 +59,14 @@ use access::{API_KEY, Guard, guard};
 pub use browsers::{Browsers, Hosts, Origins};
 use browsers::{Protect, cors};
 pub use ingest::{Acceptance, EventRules, Ingest, Posted};
-pub use listener::{BoundedListener, Connections, Peer};
 pub use openapi::document;
 pub use postman::collection as postman_collection;
 pub use problem::{Kind, Problem};
 pub use rejected::Rejected;
 use requests::{Observe, Requests};
+pub use server::{Connections, Peer, PerAddress, Server, Timeouts};
 pub use state::AppState;
 use state::Shared;
-
-/// How long a body may pause before it counts as broken off.
-const BODY_PAUSE: Duration = Duration::from_secs(20);
 
 /// All routes, over `state`, for those whom `access` lets in.
 pub fn router(state: AppState, access: Access) -> Router {
@@ -107,7 +103,6 @@ pub fn router(state: AppState, access: Access) -> Router {
     };
     let router = router
         .layer(DefaultBodyLimit::max(max_body_bytes))
-        .layer(RequestBodyTimeoutLayer::new(BODY_PAUSE))
         .layer(CatchPanicLayer::custom(panicked));
     // Outside the guard: a browser asks beforehand without the key.
     let router = match cors(&browsers.origins) {

@@ -240,6 +240,9 @@ pub(super) struct Unprocessable(Problem);
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents responses")]
 pub(super) enum WrongBody {
+    #[response(status = REQUEST_TIMEOUT, content_type = "application/problem+json",
+        description = "The body did not arrive in time")]
+    TooSlow(Problem),
     #[response(status = PAYLOAD_TOO_LARGE, content_type = "application/problem+json",
         description = "The body is too large")]
     TooLarge(Problem),

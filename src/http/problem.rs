@@ -43,6 +43,8 @@ pub enum Kind {
     RequestIdConflict,
     /// The view is of a user who was erased, and from before that.
     Erased,
+    /// The body did not arrive in time.
+    BodyTooSlow,
     /// The body is larger than the service accepts.
     BodyTooLarge,
     /// The body is declared as something that this path does not take.
@@ -95,6 +97,7 @@ impl Kind {
         Kind::MethodNotAllowed,
         Kind::RequestIdConflict,
         Kind::Erased,
+        Kind::BodyTooSlow,
         Kind::BodyTooLarge,
         Kind::UnsupportedMediaType,
         Kind::InvalidPageView,
@@ -128,6 +131,7 @@ impl Kind {
             Kind::RequestIdConflict => "request-id-conflict",
             Kind::Erased => "erased",
             Kind::ErasureUnfinished => "erasure-unfinished",
+            Kind::BodyTooSlow => "body-too-slow",
             Kind::BodyTooLarge => "body-too-large",
             Kind::UnsupportedMediaType => "unsupported-media-type",
             Kind::InvalidPageView => "invalid-page-view",
@@ -156,6 +160,7 @@ impl Kind {
             Kind::CursorExpired | Kind::Erased => StatusCode::GONE,
             Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Kind::RequestIdConflict => StatusCode::CONFLICT,
+            Kind::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Kind::InvalidPageView
@@ -188,6 +193,7 @@ impl Kind {
             Kind::RequestIdConflict => "Another page view is known under this request_id",
             Kind::Erased => "The user was erased; views from before that are not taken in",
             Kind::ErasureUnfinished => "The erasure is not done yet; ask again",
+            Kind::BodyTooSlow => "The body did not arrive in time; try again",
             Kind::BodyTooLarge => "The body is too large",
             Kind::UnsupportedMediaType => "The type or coding of the body is not supported",
             Kind::InvalidPageView => "The page view is not valid",

@@ -87,9 +87,10 @@ impl Rejected {
     /// A single record whose request ended with this problem.
     pub(super) fn single(&self, problem: Kind) {
         self.add(match problem {
-            Kind::MalformedId | Kind::MalformedJson | Kind::UnsupportedMediaType => {
-                Reason::Malformed
-            }
+            Kind::MalformedId
+            | Kind::MalformedJson
+            | Kind::UnsupportedMediaType
+            | Kind::BodyTooSlow => Reason::Malformed,
             Kind::InvalidPageView | Kind::InvalidEvent => Reason::Invalid,
             Kind::BodyTooLarge => Reason::TooLong,
             Kind::RequestIdConflict => Reason::Conflict,

@@ -47,8 +47,8 @@ const PROBES: &[&str] = &["/health", "/health/ready", "/metrics"];
 
 /// What we answer with; others are looked up by their label.
 const STATUSES: &[u16] = &[
-    201, 200, 202, 204, 304, 400, 401, 403, 404, 405, 406, 409, 410, 413, 415, 421, 422, 429, 499,
-    500, 503,
+    201, 200, 202, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 413, 415, 421, 422, 429,
+    499, 500, 503,
 ];
 /// The client went away before its answer; nginx's number for that.
 const CLIENT_CLOSED_REQUEST: u16 = 499;

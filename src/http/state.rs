@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -41,6 +42,8 @@ pub struct AppState {
     pub clock: Clock,
     /// The largest body of a single view and the longest line of a batch, in bytes.
     pub max_body_bytes: usize,
+    /// How long a body may keep us waiting.
+    pub body_timeout: Duration,
     /// One permit for each batch that may be read at once.
     pub batches: Semaphore,
     /// What is counted.

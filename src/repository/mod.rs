@@ -35,6 +35,7 @@ mod settlement;
 mod site;
 mod snapshots;
 mod statements;
+mod transport;
 mod verify;
 
 use std::fmt;
@@ -92,7 +93,7 @@ const PING_DEADLINE: Duration = Duration::from_secs(2);
 /// Where a server is, and who we are there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`.
     pub url: String,
     /// The user.
     pub user: String,
@@ -131,8 +132,16 @@ pub struct ClickHouse {
 impl ClickHouse {
     /// A client for the server that `locate` gives. Connects on the first call.
     pub fn new(locate: Locate, schema: Schema) -> Self {
-        let mut base =
-            Client::default().with_product_info("traffic-api", env!("CARGO_PKG_VERSION"));
+        Self::with_client(Client::default(), locate, schema)
+    }
+
+    /// The same for a server behind https, whose certificate `trust` judges.
+    pub fn over_tls(locate: Locate, schema: Schema, trust: rustls::ClientConfig) -> Self {
+        Self::with_client(transport::over_tls(trust), locate, schema)
+    }
+
+    fn with_client(base: Client, locate: Locate, schema: Schema) -> Self {
+        let mut base = base.with_product_info("traffic-api", env!("CARGO_PKG_VERSION"));
         if schema.cluster.is_some() {
             for (name, value) in cluster::SETTINGS {
                 base = base.with_setting(*name, *value);

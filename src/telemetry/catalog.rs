@@ -47,6 +47,12 @@ pub const HTTP_CONNECTIONS_LIMIT: Definition = define(
     &[],
     "Connections that may be open at once",
 );
+/// Connections that the service gave up.
+pub const HTTP_CONNECTIONS_CLOSED: Definition = define(
+    "traffic_http_connections_closed_total",
+    &["reason"],
+    "Connections that the service closed of its own accord, because the client got nowhere",
+);
 
 /// Rows that found their place.
 pub const ROWS: Definition = define(

@@ -16,8 +16,8 @@ use super::rules::{Needs, Rule, Rules};
 use crate::access::{Denied, Key, Keys, LimitSettings, Limits, Proxies, Standing};
 use crate::domain::Clock;
 use crate::http::browsers::Browsers;
-use crate::http::listener::Peer;
 use crate::http::problem::{Kind, Problem};
+use crate::http::server::Peer;
 use crate::http::versions;
 use crate::pipeline::Seldom;
 
