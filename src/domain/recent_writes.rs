@@ -28,7 +28,8 @@ pub struct Conflict;
 pub enum OnConflict {
     /// It is not held.
     Refuse,
-    /// It is held, and its content is known from now on.
+    /// It is held, and its content is known from now on. Whatever is written under such an identity later
+    /// is in conflict too, even if its content is known: who wrote that may have gone before it was settled.
     Note,
 }
 
@@ -111,7 +112,8 @@ impl<K: Hash + Eq + Copy> Entries<K> {
             entry.note(content);
         }
         entry.in_flight += 1;
-        (true, conflict)
+        let has_rivals = then == OnConflict::Note && !entry.updates.is_empty();
+        (true, conflict || has_rivals)
     }
 
     fn find(&mut self, identity: &K) -> Option<&mut Entry> {
@@ -358,14 +360,18 @@ mod tests {
     }
 
     #[test]
-    fn a_conflict_that_is_noted_is_held_and_none_the_next_time() {
+    fn a_conflict_that_is_noted_is_held_and_stays_one() {
         let writes = writes(10);
         let (a, b) = (writes.fingerprint(&"a"), writes.fingerprint(&"b"));
         let (pending, conflicts) = writes.hold_all(&[(1, a), (2, a), (1, b)], OnConflict::Note);
         assert_eq!(conflicts, [2]);
         pending.settle(|place| place != 1);
+        let (pending, conflicts) = writes.hold_all(&[(1, b), (2, b), (1, a)], OnConflict::Note);
+        assert_eq!(conflicts, [0, 2], "the second was released");
+        // Neither the write nor the settlement may have come about.
+        pending.settle(|_| false);
         let (pending, conflicts) = writes.hold_all(&[(1, b), (2, b)], OnConflict::Note);
-        assert!(conflicts.is_empty(), "known, and released");
+        assert_eq!(conflicts, [0]);
         drop(pending);
     }
 }

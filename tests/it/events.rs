@@ -252,6 +252,54 @@ async fn of_several_times_known_to_one_instance_the_earliest_counts_at_once() {
     app.stop().await;
 }
 
+/// Whoever sends a second time and goes away before the answer sends it again, and is answered when the
+/// event counts once.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_second_time_that_nobody_waited_for_the_retry_settles() {
+    use tokio::io::AsyncWriteExt;
+    let clock = TestClock::frozen();
+    let app = TestApp::start_with(
+        &shared_engine(),
+        &fresh_database(),
+        clock.behind(0),
+        &["--sealer=false"],
+    )
+    .await;
+    let (site, now) = (sites(1)[0], clock.now());
+    let address = app.url("").replace("http://", "");
+    let since = format!("from={}", rfc3339(now - 20 * 86_400));
+    let mut left = Vec::new();
+    for id in 0..6 {
+        let (id, days) = (Uuid::from_u128(id), if id % 2 == 0 { 5 } else { 3 });
+        let first = event(site, "serve", id, now - 4 * 86_400);
+        assert_eq!(post(&app, &first).await.status, StatusCode::CREATED);
+        let second = event(site, "serve", id, now - days * 86_400);
+        let body = second.to_string();
+        let request = format!(
+            "POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // Long enough to be read, and mostly not to be answered.
+        tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        drop(stream);
+        let rows = format!("SELECT uniqExact(time) FROM events WHERE correlation_id = '{id}'");
+        for _ in 0..40 {
+            if app.sql(&rows).await == "2" {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        left.push(total(&app, &since).await);
+        assert_eq!(post(&app, &second).await.status, StatusCode::CREATED);
+        let counted = total(&app, &since).await;
+        assert_eq!(counted, left.len() as u64, "before the retry: {left:?}");
+    }
+    app.stop().await;
+}
+
 /// Two instances that don't know of each other take in two times of one event.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_times_the_earliest_stays_in_the_end() {

@@ -14,6 +14,7 @@
 //! To count each event once at every moment, reports would have to look at all times of every event:
 //! six times the cost of reading the claims of a window (`docs/data-model.md`, "Events").
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,9 +80,8 @@ impl RivalEvents {
     /// As for [`RivalEvents::settle`].
     pub async fn settle_some(&self, events: &[EventIdentity]) -> Result<u64, Error> {
         let mut settled = 0;
-        for events in events.chunks(MAX_NAMED) {
-            let named: Vec<String> = events.iter().map(tuple).collect();
-            settled += self.bury(&named.join(",")).await?;
+        for named in named(events) {
+            settled += self.bury(&named).await?;
         }
         Ok(settled)
     }
@@ -130,6 +130,14 @@ impl RivalEvents {
     }
 }
 
+/// Events as lists of tuples of SQL, each event once: a batch may tell many times of one.
+fn named(events: &[EventIdentity]) -> Vec<String> {
+    let each: HashSet<&EventIdentity> = events.iter().collect();
+    let tuples: Vec<String> = each.into_iter().map(tuple).collect();
+    let lists = tuples.chunks(MAX_NAMED);
+    lists.map(|list| list.join(",")).collect()
+}
+
 /// An event as a tuple of SQL.
 fn tuple(event: &EventIdentity) -> String {
     let EventIdentity {
@@ -158,4 +166,28 @@ fn rivals(events: &str) -> String {
          FROM events FINAL PREWHERE (site_id, type, correlation_id) GLOBAL IN ({events}) \
          GROUP BY site_id, type, correlation_id)"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{CorrelationId, EventType, SiteId};
+    use uuid::Uuid;
+
+    #[test]
+    fn every_event_is_named_once() {
+        let event = |id: u128| EventIdentity {
+            site_id: SiteId::new(Uuid::nil()),
+            correlation_id: CorrelationId::new(Uuid::from_u128(id)),
+            of: EventType::SERVE,
+        };
+        let one = named(&[event(7); 3 * MAX_NAMED]);
+        assert_eq!(one, [tuple(&event(7))]);
+        let many: Vec<_> = (0..=MAX_NAMED as u128).map(event).collect();
+        let lists = named(&many);
+        assert_eq!(lists.len(), 2);
+        let tuples: usize = lists.iter().map(|list| list.matches("serve").count()).sum();
+        assert_eq!(tuples, many.len());
+        assert!(named(&[]).is_empty());
+    }
 }
