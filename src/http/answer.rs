@@ -17,6 +17,8 @@ use crate::pipeline::Freshness;
 
 pub(super) const COMPLETE_THROUGH: HeaderName = HeaderName::from_static("data-complete-through");
 pub(super) const ROWS_SPOOLED: HeaderName = HeaderName::from_static("rows-spooled");
+/// What to send as `after` for the next part of a report.
+pub(super) const NEXT_AFTER: HeaderName = HeaderName::from_static("next-after");
 
 /// How a client wants a report, and what it has of it.
 pub(super) struct Wanted {

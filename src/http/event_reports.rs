@@ -1,12 +1,13 @@
 //! Reports on events: how many of each type on each site, and how many went from serve to solve.
 
 use axum::extract::State;
+use axum::http::HeaderValue;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::answer::Wanted;
+use super::answer::{NEXT_AFTER, Wanted};
 use super::extract::QueryParameters;
 use super::openapi::{InvalidParameters, NotAcceptable, NotModified, Overloaded};
 use super::problem::Problem;
@@ -14,6 +15,10 @@ use super::state::Shared;
 use crate::domain::{
     Counter, CountersCursor, CountersQuery, EventType, Funnel, FunnelQuery, FunnelReport,
 };
+
+/// The longest address in a `Link` header. It repeats all sites, and nginx for one answers 502 where all
+/// headers of an answer have more than 4096 bytes.
+const MAX_LINK_BYTES: usize = 2048;
 
 /// Events by site.
 #[derive(Serialize, ToSchema)]
@@ -77,10 +82,11 @@ impl EventCounter {
 /// `site_id` and `type` may be given any number of times; left out, all are counted. A URL holds 65,534
 /// bytes, some 1,400 sites; a longer one is answered with 414.
 ///
-/// A long answer comes in parts: `next`, which is also in the `Link` header, asks for the next one as
-/// `after`, beside the same `site_id` and `type`. The order never changes for a row, so whatever is
-/// written meanwhile, no row that is there all the time is repeated or left out; each part is as current
-/// as its own reading. As CSV: `date,site_id,type,events`.
+/// A long answer comes in parts: `next`, which is also in the `Next-After` header, asks for the next one as
+/// `after`, beside the same `site_id` and `type`; up to some 40 sites the `Link` header has the whole
+/// address. The order never changes for a row, so whatever is written meanwhile, no row that is there all
+/// the time is repeated or left out; each part is as current as its own reading. As CSV:
+/// `date,site_id,type,events`.
 #[utoipa::path(get, path = "/report", tag = "reports",
     security(("bearer" = ["read"])), extensions(("x-cost" = json!(10))),
     params(("site_id" = Option<Vec<String>>, Query, description = "Which sites; repeat it for several"),
@@ -98,7 +104,9 @@ impl EventCounter {
             content((EventCounters = "application/json"),
                 (String = "text/csv", example = "date,site_id,type,events\r\n\
                     2026-01-31T00:00:00Z,c1a7e5d0-3b52-4f86-9d41-5e0f7a2b6c93,serve,12\r\n")),
-            headers(("link" = String, description = "Where there is more: `<...>; rel=\"next\"`"))),
+            headers(("next-after" = String, description = "Where there is more: what to send as `after`"),
+                ("link" = String, description = "Where there is more, and its address has no more than \
+                    2048 bytes: `<...>; rel=\"next\"`"))),
         NotModified, NotAcceptable, InvalidParameters, Overloaded))]
 pub(super) async fn counters(
     State(state): State<Shared>,
@@ -109,13 +117,13 @@ pub(super) async fn counters(
     let query = CountersQuery::read(&parameters, &window).map_err(Problem::parameters)?;
     let freshness = state.delivery.freshness();
     let page = state.event_reports.counters(&query).await?;
-    let next = page.next.as_ref().map(|cursor| link(&query, cursor));
+    let next = page.next;
     let answer = EventCounters {
         from: query.window.from.to_string(),
         to: query.window.until.to_string(),
         interval: query.interval.name(),
         counters: page.counters.iter().map(EventCounter::new).collect(),
-        next: page.next.map(|cursor| cursor.to_string()),
+        next: next.map(|cursor| cursor.to_string()),
     };
     let rows = page.counters.iter().flat_map(|counter| {
         counter.counts.iter().map(|(of, events)| {
@@ -124,10 +132,16 @@ pub(super) async fn counters(
         })
     });
     let body = wanted.body(&answer, ["date", "site_id", "type", "events"], rows)?;
-    Ok(wanted.answer(body, freshness, next.as_deref()))
+    let link = next.and_then(|cursor| link(&query, &cursor));
+    let mut response = wanted.answer(body, freshness, link.as_deref());
+    if let Some(after) = next.and_then(|cursor| HeaderValue::try_from(cursor.to_string()).ok()) {
+        response.headers_mut().insert(NEXT_AFTER, after);
+    }
+    Ok(response)
 }
 
-fn link(query: &CountersQuery, cursor: &CountersCursor) -> String {
+/// Where the next part is; nothing where the question is too long for a header.
+fn link(query: &CountersQuery, cursor: &CountersCursor) -> Option<String> {
     let mut link = format!("/v1/report?limit={}&after={cursor}", query.limit);
     for site in &query.sites {
         link.push_str(&format!("&site_id={site}"));
@@ -135,7 +149,7 @@ fn link(query: &CountersQuery, cursor: &CountersCursor) -> String {
     for of in &query.types {
         link.push_str(&format!("&type={}", of.as_str()));
     }
-    link
+    (link.len() <= MAX_LINK_BYTES).then_some(link)
 }
 
 /// The funnel from serve to solve.

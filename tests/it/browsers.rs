@@ -226,6 +226,7 @@ async fn pages_of_other_origins_read_nothing_unless_they_are_named() {
             "retry-after",
             "location",
             "link",
+            "next-after",
             "x-request-id",
         ] {
             assert!(exposed.split(',').any(|it| it == needed), "{exposed}");

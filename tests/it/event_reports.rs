@@ -355,6 +355,28 @@ async fn as_many_sites_as_a_url_holds() {
     };
     let found = counted(&app, &question(1_400)[1..]).await;
     assert_eq!(found.len(), 1_400);
+    // The way to the next part is short enough for any balancer, in either form of the report.
+    let part = async |count: usize, after: &str| {
+        let path = format!("/v1/report?limit=1{after}{}", question(count));
+        let part = app.request(reqwest::Method::GET, &path);
+        part.header("accept", "text/csv").send().await.unwrap()
+    };
+    for (count, is_linked) in [(30, true), (1_400, false)] {
+        let first = part(count, "").await;
+        let headers = first.headers().clone();
+        let length: usize = headers
+            .iter()
+            .map(|(n, v)| n.as_str().len() + v.len())
+            .sum();
+        assert!(length < 3_500, "{count}: {headers:?}");
+        assert_eq!(headers.contains_key("link"), is_linked, "{headers:?}");
+        let after = format!("&after={}", headers["next-after"].to_str().unwrap());
+        let second = part(count, &after).await.text().await.unwrap();
+        assert_eq!(second.lines().count(), 2, "{second}");
+        assert_ne!(second, first.text().await.unwrap());
+    }
+    let whole = app.get(&format!("/v1/report?{}", question(1))).await;
+    assert!(!whole.headers.contains_key("next-after"));
     // A client of our own, because others refuse to send as much.
     let (address, query) = (
         app.url("").replace("http://", ""),

@@ -8,7 +8,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use crate::http::access::{API_KEY, RATE_LIMIT, RATE_LIMIT_POLICY};
 use crate::http::acknowledgement::{PREFER, PREFERENCE_APPLIED};
-use crate::http::answer::{COMPLETE_THROUGH, ROWS_SPOOLED};
+use crate::http::answer::{COMPLETE_THROUGH, NEXT_AFTER, ROWS_SPOOLED};
 use crate::http::request_id::X_REQUEST_ID;
 
 /// What browsers say of a page that they call for (<https://www.w3.org/TR/fetch-metadata/>). No page can
@@ -117,6 +117,7 @@ pub(in crate::http) fn cors(origins: &Origins) -> Option<CorsLayer> {
                 header::RETRY_AFTER,
                 header::WWW_AUTHENTICATE,
                 COMPLETE_THROUGH,
+                NEXT_AFTER,
                 PREFERENCE_APPLIED,
                 RATE_LIMIT,
                 RATE_LIMIT_POLICY,
