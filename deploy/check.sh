@@ -138,7 +138,7 @@ run_check() {
     set -e
 }
 
-files_of_interest=(Dockerfile .dockerignore .env.example .gitlab-ci.yml .ci docker-compose.yml deploy src/config)
+files_of_interest=(Dockerfile .dockerignore .env.example .gitlab-ci.yml .ci docker-compose.yml deploy docs/postman.json src/config)
 
 self_test() {
     local work check file from to undetected=0
@@ -196,6 +196,7 @@ kubernetes|deploy/k8s/base/statefulset.yaml|terminationGracePeriodSeconds: 300|t
 kubernetes|deploy/k8s/base/statefulset.yaml|name: NODE_ID|name: NODE_NUMBER
 kubernetes|deploy/k8s/base/statefulset.yaml|readOnlyRootFilesystem: true|readOnlyRootFilesystem: false
 kubernetes|deploy/k8s/base/services.yaml|targetPort: http|targetPort: web
+kubernetes|deploy/k8s/base/ingress.yaml|path: /latest|path: /newest
 kubernetes|deploy/k8s/base/pod-disruption-budget.yaml|app.kubernetes.io/component: api|app.kubernetes.io/component: web
 kubernetes|deploy/k8s/base/migrate-job.yaml|kind: Job|kind: Jobb
 kubernetes|deploy/k8s/base/autoscaler.yaml|    kind: StatefulSet|    kind: Deployment

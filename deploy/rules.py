@@ -3,6 +3,7 @@
 Every rule prints what is wrong and where; any makes the exit code 1.
 """
 
+import json
 import pathlib
 import re
 import sys
@@ -31,6 +32,17 @@ def settings(root):
         struct = source.split(start)[1].split("\n}\n")[0]
         names |= {name.upper() for name in re.findall(r"^    pub (\w+):", struct, re.M)}
     return names
+
+
+def routes(root):
+    """The paths of the API that clients call, from its Postman collection, in every version."""
+    folders = json.loads((root / "docs/postman.json").read_text())["item"]
+    requests = [item["request"] for folder in folders for item in folder["item"]]
+    paths = {"/" + "/".join(request["url"]["path"]) for request in requests}
+    # For probes and for Prometheus, inside.
+    paths = {path for path in paths if not path.startswith(("/health", "/metrics"))}
+    versions = [path.removeprefix("/v1") for path in paths]
+    return paths.union(*({"/v1" + path, "/latest" + path} for path in versions))
 
 
 def pinned(image):
@@ -267,6 +279,10 @@ def kubernetes(rendered, overlay, root):
                 ports = [port["name"] for s in found for port in s["spec"]["ports"]]
                 if wanted["port"]["name"] not in ports:
                     fault(f"{overlay}: Ingress", f"{path['path']} goes to no Service")
+            prefixes = [p["path"] for p in rule["http"]["paths"] if p["pathType"] == "Prefix"]
+            for route in sorted(routes(root)):
+                if not any(route.startswith(f"{prefix}/") for prefix in prefixes):
+                    fault(f"{overlay}: Ingress", f"does not lead to {route}")
     for o in by_kind.get("ServiceMonitor", []):
         where = f"{overlay}: ServiceMonitor"
         for error in jsonschema.Draft202012Validator(SERVICE_MONITOR).iter_errors(o):

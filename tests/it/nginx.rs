@@ -13,8 +13,10 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use traffic_api::domain::Stream;
 use traffic_api::generate::{Shape, Times};
+use uuid::Uuid;
 
 use crate::chaos::{Load, SENDERS};
+use crate::events::{event, sites};
 use crate::generate::{any_port, beside, command, expected, reported, serve};
 use crate::support::nginx::{self, Nginx, configure, free_address, is_missing};
 use crate::support::service::{Service, run};
@@ -189,7 +191,7 @@ async fn clients_see_the_service_and_problems() {
     for id in [200, 201] {
         let body = view(2, at, "/kept").to_string();
         let head = format!(
-            "POST /api/traffic/{id} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+            "POST /api/traffic/{id} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {}\r\nexpect: 100-continue\r\n\r\n",
             body.len()
         );
@@ -201,9 +203,34 @@ async fn clients_see_the_service_and_problems() {
         reader.read_exact(&mut vec![0; length]).unwrap();
     }
 
+    // Events: as many sites in one question as the service takes, and part by part.
+    let sites = sites(1_400);
+    let of = |n: usize| event(sites[n], "serve", Uuid::from_u128(n as u128), at).to_string();
+    let lines: Vec<String> = (0..sites.len()).map(of).collect();
+    let lines = http
+        .post(nginx.url("/latest/events"))
+        .header("content-type", "application/x-ndjson")
+        .body(lines.join("\n"));
+    assert_eq!(answer(lines).await.body["stored"], 1_400);
+    let named: String = sites.iter().map(|s| format!("&site_id={s}")).collect();
+    let question = format!("/v1/report?limit=1000{named}");
+    let first = answer(http.get(nginx.url(&question))).await;
+    assert_eq!(first.status, StatusCode::OK, "{first:?}");
+    let rest = format!("{question}&after={}", first.header("next-after"));
+    let rest = answer(http.get(nginx.url(&rest))).await;
+    assert_eq!(rest.body["counters"].as_array().unwrap().len(), 400);
+    let log = nginx.log();
+    let routes: Vec<_> = log
+        .iter()
+        .rev()
+        .map(|line| &line["route"])
+        .take(3)
+        .collect();
+    assert_eq!(routes, ["/v1/report", "/v1/report", "/v1/events"]);
+
     // What can't be read as HTTP is no fault of the server.
-    let long = format!("GET /{} HTTP/1.1", "a".repeat(40_000));
-    let header = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(40_000));
+    let long = format!("GET /{} HTTP/1.1", "a".repeat(80_000));
+    let header = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(80_000));
     for request in [
         "GET /%zz HTTP/1.1",
         "GET /a%00b HTTP/1.1",
@@ -215,7 +242,7 @@ async fn clients_see_the_service_and_problems() {
         let mut connection = TcpStream::connect(nginx.address).unwrap();
         let wait = Some(Duration::from_secs(20));
         connection.set_read_timeout(wait).unwrap();
-        let _ = connection.write_all(format!("{request}\r\nhost: a\r\n\r\n").as_bytes());
+        let _ = connection.write_all(format!("{request}\r\nhost: localhost\r\n\r\n").as_bytes());
         let mut answer = String::new();
         let _ = connection.read_to_string(&mut answer);
         let shown = &request[..request.len().min(30)];
