@@ -11,7 +11,9 @@ const PARAMETERS: &[&str] = &[
 ];
 /// Those that may be given more than once.
 const LISTS: &[&str] = &["site_id", "type"];
-const INTERVALS: &[(&str, Interval)] = &[("hour", Interval::Hour), ("day", Interval::Day)];
+/// What can be counted together here.
+pub(super) const INTERVALS: &[(&str, Interval)] =
+    &[("hour", Interval::Hour), ("day", Interval::Day)];
 
 /// Which events, when, and how many rows at most.
 #[derive(Debug, Clone, PartialEq, Eq)]

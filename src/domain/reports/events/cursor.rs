@@ -6,7 +6,9 @@ use std::str::FromStr;
 use uuid::Uuid;
 
 use super::super::cursor::NotACursor;
+use super::super::parameters::one_of;
 use super::super::{Interval, ReportWindow};
+use super::counters::INTERVALS;
 use crate::domain::{CreatedAt, EventType, SiteId};
 
 /// The form that this version writes and reads.
@@ -77,7 +79,7 @@ fn read(text: &str) -> Option<CountersCursor> {
             from: second(from)?,
             until: second(until)?,
         },
-        interval: Interval::from_name(interval)?,
+        interval: one_of(INTERVALS, interval).ok()?,
         question: number(question)?,
         start: second(start)?,
         site_id: SiteId::new(Uuid::try_parse(site).ok()?),
@@ -116,5 +118,11 @@ mod tests {
             );
             assert_eq!(text[..i].parse::<CountersCursor>(), Err(NotACursor));
         }
+        let no_question = CountersCursor {
+            interval: Interval::Total,
+            ..cursor
+        };
+        let text = no_question.to_string();
+        assert_eq!(text.parse::<CountersCursor>(), Err(NotACursor));
     }
 }
