@@ -51,7 +51,8 @@ impl Relay {
         }
     }
 
-    /// Settings that every request has from now on, such as `readonly=1`.
+    /// Settings that every request has from now on, such as `readonly=1`; they stand first, so `database` is
+    /// taken from them.
     pub fn set(&self, settings: &str) {
         *self.state.settings.lock().unwrap() = settings.to_owned();
     }
@@ -73,7 +74,7 @@ async fn pass_on(State(between): State<Arc<Between>>, request: Request) -> Respo
     let body = to_bytes(body, usize::MAX).await.unwrap();
     let query = parts.uri.query().unwrap_or_default();
     let settings = between.settings.lock().unwrap().clone();
-    let url = format!("{}/?{query}&{settings}", between.server.url);
+    let url = format!("{}/?{settings}&{query}", between.server.url);
     let mut passed = between.http.request(parts.method, url).body(body);
     let mut said = String::new();
     for (name, value) in &parts.headers {
