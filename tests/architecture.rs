@@ -284,6 +284,55 @@ fn no_free_text_is_put_into_a_statement() {
     );
 }
 
+/// Who may lift the lint `unsafe_code`, in the whole package: a library that is opened at run time, and an
+/// allocator that watches sizes in a test.
+const UNSAFE_ROOMS: &[&str] = &["src/engine/child.rs", "tests/spool_format.rs"];
+
+/// Whether the tokens lift a lint of that name anywhere: in `allow`, `warn` or `expect`, also behind
+/// `cfg_attr`.
+fn lifts(stream: TokenStream, lint: &str) -> bool {
+    let trees: Vec<TokenTree> = stream.into_iter().collect();
+    trees.iter().enumerate().any(|(i, tree)| {
+        let TokenTree::Group(group) = tree else {
+            return false;
+        };
+        let before = i.checked_sub(1).and_then(|i| trees.get(i));
+        let is_level = matches!(before, Some(TokenTree::Ident(level))
+            if ["allow", "warn", "expect"].iter().any(|word| level == word));
+        let names_it = |tree| matches!(tree, TokenTree::Ident(name) if name == lint);
+        is_level && group.stream().into_iter().any(names_it) || lifts(group.stream(), lint)
+    })
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("\nunsafe_code = \"deny\"\n"));
+    let mut folders = ["src", "tests", "benches"]
+        .map(|name| root.join(name))
+        .to_vec();
+    let mut found = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && lifts(tokens(&path), "unsafe_code")
+            {
+                let path = path.strip_prefix(root).unwrap();
+                found.insert(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    assert_eq!(found.iter().collect::<Vec<_>>(), UNSAFE_ROOMS);
+    let lifted = "#[cfg_attr(all(), expect(dead_code, unsafe_code, reason = \"x\"))] fn f() {}";
+    assert!(lifts(lifted.parse().unwrap(), "unsafe_code"));
+    let other = "#[deny(unsafe_code)] #[expect(dead_code)] fn f() { unsafe_code() }";
+    assert!(!lifts(other.parse().unwrap(), "unsafe_code"));
+}
+
 #[test]
 fn files_stay_readable() {
     for module in RULES
