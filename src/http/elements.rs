@@ -123,8 +123,9 @@ impl Elements {
             };
             let end = self.seen + length;
             self.number += 1;
-            let is_blank = self.buffer[self.start..end].trim_ascii().is_empty();
-            if is_blank && !self.too_long {
+            let is_blank = trimmed(&self.buffer[self.start..end]).is_empty();
+            // One that is too long is named as such however it arrives.
+            if is_blank && !self.too_long && end - self.start <= self.max_bytes {
                 (self.start, self.seen) = (end + 1, end + 1);
                 continue;
             }
@@ -139,7 +140,7 @@ impl Elements {
         if std::mem::take(&mut self.too_long) || end - start > self.max_bytes {
             return Some((self.number, Element::TooLong));
         }
-        let element = self.buffer[start..end].trim_ascii();
+        let element = trimmed(&self.buffer[start..end]);
         (!element.is_empty()).then_some((self.number, Element::Whole(element)))
     }
 
@@ -168,9 +169,7 @@ impl Elements {
                     self.seen = self.buffer.len();
                     self.start = self.seen;
                 }
-                Place::Before | Place::After | Place::Between { .. }
-                    if byte.is_ascii_whitespace() =>
-                {
+                Place::Before | Place::After | Place::Between { .. } if is_space(byte) => {
                     self.seen += 1;
                     self.start = self.seen;
                 }
@@ -248,6 +247,20 @@ impl Elements {
     }
 }
 
+/// JSON's white space, which has no form feed (RFC 8259, section 2).
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+fn trimmed(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|byte| !is_space(*byte));
+    let end = bytes.iter().rposition(|byte| !is_space(*byte));
+    match (start, end) {
+        (Some(start), Some(end)) => &bytes[start..=end],
+        _ => &[],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,6 +331,9 @@ mod tests {
         assert_eq!(array("[1,]"), numbered(&[(1, "1"), (2, "broken")]));
         assert_eq!(array("[,1]"), numbered(&[(1, "broken")]));
         assert_eq!(array("[1] 2, 3"), numbered(&[(1, "1"), (2, "broken")]));
+        // A form feed is no white space of JSON's: an element's reader will say so.
+        assert_eq!(array("\x0c[1]"), numbered(&[(1, "broken")]));
+        assert_eq!(array("[1\x0c]"), numbered(&[(1, "1\x0c")]));
         for no_array in ["{}", "", "  ", "1", "\"[1]\""] {
             assert_eq!(array(no_array), numbered(&[(1, "broken")]), "{no_array:?}");
         }
@@ -335,6 +351,15 @@ mod tests {
                     10
                 ),
                 numbered(&[(1, "1"), (2, "too long"), (3, "2"), (4, "too long")])
+            );
+            assert_eq!(
+                cut(
+                    Separation::Lines,
+                    &format!("1\n{}\n2", " ".repeat(11)),
+                    size,
+                    10
+                ),
+                numbered(&[(1, "1"), (2, "too long"), (3, "2")])
             );
             assert_eq!(
                 cut(

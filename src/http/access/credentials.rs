@@ -41,8 +41,49 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
+
+    /// Visible ASCII, and bytes that are no UTF-8.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(prop_oneof![9 => b'!'..=b'~', 1 => 0x80..=0xff_u8], 1..90)
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_one_in_any_spelling_and_two_are_none(
+            key in key(),
+            other in key(),
+            spellings in proptest::collection::vec(0..5_usize, 1..6),
+            schemes in proptest::collection::vec("(Basic|Digest|bearer|Bearerx) ?", 0..3),
+        ) {
+            let spell = |headers: &mut HeaderMap, key: &[u8], spelling: usize| {
+                let forms: [(HeaderName, &[u8], &[u8]); 5] = [
+                    (header::AUTHORIZATION, b"Bearer ", b""),
+                    (header::AUTHORIZATION, b"bEARER \t ", b" "),
+                    (header::AUTHORIZATION, b"bearer  ", b"\t"),
+                    (API_KEY, b"", b""),
+                    (API_KEY, b" \t", b"  "),
+                ];
+                let (name, before, behind) = &forms[spelling];
+                let value = HeaderValue::from_bytes(&[before, key, behind].concat()).unwrap();
+                headers.append(name, value);
+            };
+            let mut headers = HeaderMap::new();
+            for scheme in schemes.iter().filter(|scheme| *scheme != "bearer ") {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(scheme).unwrap());
+            }
+            prop_assert_eq!(presented(&headers), Presented::Nothing);
+            for spelling in &spellings {
+                spell(&mut headers, &key, *spelling);
+            }
+            prop_assert_eq!(presented(&headers), Presented::Key(&key));
+            spell(&mut headers, &other, spellings[0]);
+            let expected = if other == key { Presented::Key(&key) } else { Presented::Several };
+            prop_assert_eq!(presented(&headers), expected);
+        }
+    }
 
     #[test]
     fn one_key_is_found_wherever_it_is() {

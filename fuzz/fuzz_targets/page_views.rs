@@ -1,0 +1,8 @@
+#![no_main]
+
+#[path = "../properties/page_views.rs"]
+mod property;
+#[path = "../properties/spelling.rs"]
+mod spelling;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| property::check(input));
