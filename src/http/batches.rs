@@ -19,7 +19,7 @@ use super::body::{self, Chunks};
 use super::elements::{Element, Elements, Separation};
 use super::ingest::{Ingest, Posted};
 use super::intake::Intake;
-use super::openapi::{Malformed, Overloaded, WrongBody};
+use super::openapi::{ContentCoding, Malformed, Overloaded, WrongBody};
 use super::problem::{BadField, Kind, Problem};
 use super::state::{AppState, Shared};
 
@@ -36,22 +36,28 @@ const LEFT_UNREAD: Duration = Duration::from_secs(2);
 
 /// One line of a batch.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(
     dead_code,
     reason = "documents the body, which the domain parses field by field"
 )]
 pub(super) struct BatchLine {
     /// The view's identity, chosen by the client; also taken as a string of its digits.
-    #[schema(example = 1)]
+    #[schema(example = 1, maximum = 18446744073709551615_u64)]
     request_id: u64,
     /// Whose report counts the view.
-    #[schema(example = 42)]
+    #[schema(example = 42, maximum = 4294967295_u64)]
     user_id: u32,
     /// When it happened: as in a single POST.
     #[schema(example = "2026-01-31T12:00:00Z", format = DateTime)]
     created_at: String,
     /// An absolute URL or a path: as in a single POST.
-    #[schema(example = "/pricing", min_length = 1, max_length = 2048)]
+    #[schema(
+        example = "/pricing",
+        min_length = 1,
+        max_length = 2048,
+        pattern = "^(/|[A-Za-z][A-Za-z0-9+.-]*://[^\\u0000-\\u001f\\u007f-\\u009f])[^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     page_url: String,
 }
 
@@ -105,9 +111,10 @@ impl BatchReceipt {
 /// others. Idempotent like a single POST: without an answer, send the whole batch again; what
 /// arrives twice counts once. 200 means that every accepted line is committed in ClickHouse, 202 that
 /// some are fsynced on this instance's disk and will get there.
-#[utoipa::path(post, path = "/api/traffic", tag = "page views",
+#[utoipa::path(post, path = "/api/traffic", operation_id = "post_batch", tag = "page views",
     security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
-    params(("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
+    params(("content-encoding" = inline(Option<ContentCoding>), Header,
+            description = "How the body is compressed"),
         ("prefer" = Option<String>, Header,
             description = "`respond-async`: answer 202 as soon as the views are on disk")),
     request_body(content((BatchLine = "application/x-ndjson"), (Vec<BatchLine> = "application/json"))),

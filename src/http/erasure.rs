@@ -86,10 +86,11 @@ impl ErasureReceipt {
 /// `erased_until` and arrives later (a retry, a replay) is refused or dropped; what happens later
 /// is a new view. Idempotent: asked for again, it finds nothing, or does what was left. Without a 200, ask
 /// again; the erasure may have been recorded, and then goes on by itself.
-#[utoipa::path(delete, path = "/api/users/{user_id}/traffic", tag = "privacy",
+#[utoipa::path(delete, path = "/api/users/{user_id}/traffic", operation_id = "erase",
+    tag = "privacy",
     security(("bearer" = ["admin"])),
     extensions(("x-restricted-keys" = json!(true)), ("x-cost" = json!(100))),
-    params(("user_id" = u32, Path, description = "Who is to be erased")),
+    params(("user_id" = u32, Path, maximum = 4294967295_u64, description = "Who is to be erased")),
     responses((status = OK, description = "Gone", body = ErasureReceipt), Malformed,
         (status = SERVICE_UNAVAILABLE, content_type = "application/problem+json",
             description = "Not all of it is known to be gone; ask again", body = Problem,

@@ -9,7 +9,10 @@ use utoipa::ToSchema;
 
 use super::answer::{NEXT_AFTER, Wanted};
 use super::extract::QueryParameters;
-use super::openapi::{InvalidParameters, NotAcceptable, NotModified, Overloaded};
+use super::openapi::{
+    DateOrTime, HourOrDay, InvalidParameters, NotAcceptable, NotModified, Overloaded, SiteUuid,
+    TypeName,
+};
 use super::problem::Problem;
 use super::state::Shared;
 use crate::domain::{
@@ -89,14 +92,14 @@ impl EventCounter {
 /// `date,site_id,type,events`.
 #[utoipa::path(get, path = "/report", tag = "reports",
     security(("bearer" = ["read"])), extensions(("x-cost" = json!(10))),
-    params(("site_id" = Option<Vec<String>>, Query, description = "Which sites; repeat it for several"),
-        ("type" = Option<Vec<String>>, Query, description = "Which types; repeat it for several"),
-        ("from" = Option<String>, Query, example = "2026-01-31", description = "A date, which is \
+    params(("site_id" = inline(Option<Vec<SiteUuid>>), Query, description = "Which sites; repeat it for several"),
+        ("type" = inline(Option<Vec<TypeName>>), Query, description = "Which types; repeat it for several"),
+        ("from" = inline(Option<DateOrTime>), Query, example = "2026-01-31", description = "A date, which is \
             its midnight in UTC, or an RFC 3339 time: the first second that counts; by default 24 \
             hours before `to`. It must be within the retention of events."),
-        ("to" = Option<String>, Query, example = "2026-02-01T12:00:00Z", description = "The first \
+        ("to" = inline(Option<DateOrTime>), Query, example = "2026-02-01T12:00:00Z", description = "The first \
             second that does not count any more; by default now is the last that does"),
-        ("interval" = Option<String>, Query, description = "`hour` or `day` (the default)"),
+        ("interval" = inline(Option<HourOrDay>), Query, description = "`hour` or `day` (the default)"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The most counters \
             in one answer; 100 by default"),
         ("after" = Option<String>, Query, description = "`next` of the answer before")),
@@ -229,10 +232,10 @@ impl From<Funnel> for FunnelFigures {
 /// `site_id,served,solved,solve_rate,median,p95`, the first line for all together, without a site.
 #[utoipa::path(get, path = "/report/funnel", tag = "reports",
     security(("bearer" = ["read"])), extensions(("x-cost" = json!(10))),
-    params(("site_id" = Option<Vec<String>>, Query, description = "Which sites; repeat it for \
+    params(("site_id" = inline(Option<Vec<SiteUuid>>), Query, description = "Which sites; repeat it for \
             several; left out, all together"),
-        ("from" = Option<String>, Query, example = "2026-01-31", description = "As in `/v1/report`"),
-        ("to" = Option<String>, Query, example = "2026-02-01", description = "As in `/v1/report`"),
+        ("from" = inline(Option<DateOrTime>), Query, example = "2026-01-31", description = "As in `/v1/report`"),
+        ("to" = inline(Option<DateOrTime>), Query, example = "2026-02-01", description = "As in `/v1/report`"),
         ("solve_within" = Option<u32>, Query, minimum = 1, maximum = 604_800, description = "How long \
             after its serve a solve counts, in seconds; a day by default")),
     responses((status = OK, description = "The funnel",

@@ -14,7 +14,7 @@ use super::acknowledgement::{StorageState, acknowledged, prefers_async};
 use super::batches::{BatchReceipt, malformed, take_in};
 use super::body::{self, Chunks};
 use super::elements::Separation;
-use super::openapi::{Malformed, Overloaded, Unprocessable, WrongBody};
+use super::openapi::{ContentCoding, Malformed, Overloaded, Unprocessable, WrongBody};
 use super::problem::{Kind, Problem};
 use super::state::Shared;
 use crate::domain::{Event, read_event};
@@ -22,6 +22,7 @@ use crate::pipeline::Ack;
 
 /// An event as a client sends it. Its identity is (`site_id`, `correlation_id`, `type`).
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(
     dead_code,
     reason = "documents the body, which the domain parses field by field"
@@ -88,9 +89,10 @@ impl EventDocument {
 /// now on, with 202 when it is fsynced on this instance's disk and will get there. Arrays and lines are
 /// answered as `POST /api/traffic` is: every line is judged by itself, bad ones are named with their
 /// number; 200 means that every accepted line is committed, 202 that some are on disk.
-#[utoipa::path(post, path = "/events", tag = "events",
+#[utoipa::path(post, path = "/events", operation_id = "post_events", tag = "events",
     security(("bearer" = ["write"])),
-    params(("content-encoding" = Option<String>, Header, description = "`gzip` or `zstd`"),
+    params(("content-encoding" = inline(Option<ContentCoding>), Header,
+            description = "How the body is compressed"),
         ("prefer" = Option<String>, Header,
             description = "`respond-async`: answer 202 as soon as the events are on disk")),
     request_body(content((EventBody = "application/json"), (EventBody = "application/x-ndjson"))),

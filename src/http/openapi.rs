@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use axum::Router;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use utoipa::IntoResponses;
 use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
@@ -14,6 +14,7 @@ use utoipa::openapi::{
     ComponentsBuilder, Header, InfoBuilder, OpenApi, OpenApiBuilder, RefOr,
     Response as OpenApiResponse,
 };
+use utoipa::{IntoResponses, ToSchema};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::access::{API_KEY, SCHEME, needs_key};
@@ -80,13 +81,27 @@ pub(super) fn base() -> OpenApi {
 pub fn document() -> OpenApi {
     let mut document = super::api().into_openapi();
     complete(&mut document);
-    document
+    with_registered_formats(&document)
+}
+
+/// The formats of numbers under their names in OpenAPI's registry: `uint64`, which utoipa writes `u-int64`.
+fn with_registered_formats(document: &OpenApi) -> OpenApi {
+    let text = serde_json::to_string(document).expect("a document is JSON");
+    let text = text.replace(r#""format":"u-int"#, r#""format":"uint"#);
+    serde_json::from_str(&text).expect("it was a document before")
 }
 
 /// Adds what all reports answer with, and all operations that need a key.
 pub(super) fn complete(document: &mut OpenApi) {
     complete_reports(document);
     for operation in document.paths.paths.values_mut().flat_map(operations) {
+        for parameter in operation.parameters.iter_mut().flatten() {
+            if let RefOr::T(parameter) = parameter
+                && let Some(RefOr::T(schema)) = &mut parameter.schema
+            {
+                not_null(schema);
+            }
+        }
         if !needs_key(operation) {
             add(operation, Anywhere::responses());
             continue;
@@ -118,6 +133,32 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         ..
     } = item;
     [get, put, post, patch, delete].into_iter().flatten()
+}
+
+/// A parameter may be left out, but is never null.
+fn not_null(schema: &mut Schema) {
+    let null = SchemaType::Type(Type::Null);
+    match schema {
+        Schema::Object(object) => strip_null(&mut object.schema_type),
+        Schema::Array(array) => strip_null(&mut array.schema_type),
+        Schema::OneOf(one_of) => {
+            let is_null = |item: &RefOr<Schema>| matches!(item, RefOr::T(Schema::Object(object)) if object.schema_type == null);
+            one_of.items.retain(|item| !is_null(item));
+            if let [RefOr::T(only)] = &one_of.items[..] {
+                *schema = only.clone();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn strip_null(of: &mut SchemaType) {
+    if let SchemaType::Array(types) = of {
+        types.retain(|of| *of != Type::Null);
+        if let [only] = &types[..] {
+            *of = SchemaType::Type(only.clone());
+        }
+    }
 }
 
 fn scope_of(requirement: &SecurityRequirement) -> Option<String> {
@@ -181,6 +222,69 @@ pub(super) fn browser() -> Router {
         .config(Config::from("/openapi.json"))
         .into()
 }
+
+// The values of parameters, for the document; the domain reads the texts.
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) enum IntervalWord {
+    Hour,
+    Day,
+    Total,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) enum HourOrDay {
+    Hour,
+    Day,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) enum ByPage {
+    Page,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) enum ContentCoding {
+    Gzip,
+    Zstd,
+    Identity,
+}
+
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Date)]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) struct DateText(String);
+
+#[derive(ToSchema)]
+#[schema(value_type = String, format = DateTime)]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) struct TimeText(String);
+
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) enum DateOrTime {
+    Date(#[schema(inline)] DateText),
+    Time(#[schema(inline)] TimeText),
+}
+
+#[derive(ToSchema)]
+#[schema(value_type = String, format = "uuid")]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) struct SiteUuid(String);
+
+#[derive(ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 32, pattern = "^[a-z][a-z0-9_.-]*$")]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) struct TypeName(String);
 
 // The problems that several routes share, for the document. The bodies are `Problem` in all of them.
 
@@ -290,4 +394,26 @@ pub(super) enum Overloaded {
         description = "The store did not confirm; try again",
         headers(("retry-after" = u32, description = "Seconds to wait before the next try")))]
     Unavailable(Problem),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn operations_have_names_of_their_own_and_no_parameter_is_null() {
+        let mut document = document();
+        let mut names = BTreeSet::new();
+        for operation in document.paths.paths.values_mut().flat_map(operations) {
+            let name = operation.operation_id.clone().unwrap();
+            assert!(names.insert(name.clone()), "{name} twice");
+            for parameter in operation.parameters.iter().flatten() {
+                let text = serde_json::to_string(parameter).unwrap();
+                assert!(!text.contains("\"null\""), "{text}");
+            }
+        }
+        assert!(names.len() > 10);
+    }
 }

@@ -21,32 +21,39 @@ use crate::repository::{Lookup, Removal, Update};
 
 /// A page view as a client sends it.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(
     dead_code,
     reason = "documents the body, which the domain parses field by field"
 )]
 pub(super) struct PageViewBody {
     /// Whose report counts the view.
-    #[schema(example = 42)]
+    #[schema(example = 42, maximum = 4294967295_u64)]
     user_id: u32,
     /// When it happened: RFC 3339; without an offset UTC; fractions of a second are cut off. Not in
     /// the future, not before the retention.
     #[schema(example = "2026-01-31T12:00:00Z", format = DateTime)]
     created_at: String,
     /// An absolute URL or a path, 1 to 2048 bytes of UTF-8, no control characters.
-    #[schema(example = "/pricing", min_length = 1, max_length = 2048)]
+    #[schema(
+        example = "/pricing",
+        min_length = 1,
+        max_length = 2048,
+        pattern = "^(/|[A-Za-z][A-Za-z0-9+.-]*://[^\\u0000-\\u001f\\u007f-\\u009f])[^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     page_url: String,
 }
 
 /// The fields of a page view that change; those left out stay.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(
     dead_code,
     reason = "documents the body, which the domain parses field by field"
 )]
 pub(super) struct PageViewPatch {
     /// A new owner.
-    #[schema(example = 42, nullable = false)]
+    #[schema(example = 42, nullable = false, maximum = 4294967295_u64)]
     user_id: Option<u32>,
     /// A new time.
     #[schema(example = "2026-01-31T12:00:00Z", format = DateTime, nullable = false)]
@@ -56,7 +63,8 @@ pub(super) struct PageViewPatch {
         example = "/pricing",
         min_length = 1,
         max_length = 2048,
-        nullable = false
+        nullable = false,
+        pattern = "^(/|[A-Za-z][A-Za-z0-9+.-]*://[^\\u0000-\\u001f\\u007f-\\u009f])[^\\u0000-\\u001f\\u007f-\\u009f]*$"
     )]
     page_url: Option<String>,
 }
@@ -105,12 +113,20 @@ impl PageViewDocument {
 /// after the view was updated or deleted leaves it so.
 #[utoipa::path(post, path = "/api/traffic/{request_id}", tag = "page views",
     security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
-    params(("request_id" = u64, Path, description = "The view's identity, chosen by the client"),
+    params(("request_id" = u64, Path, maximum = 18446744073709551615_u64, description = "The view's identity, chosen by the client"),
         ("prefer" = Option<String>, Header,
             description = "`respond-async`: answer 202 as soon as the view is on disk")),
     request_body = PageViewBody,
     responses((status = CREATED, description = "Stored in ClickHouse", body = PageViewDocument,
-            headers(("location" = String, description = "The view's own address"))),
+            headers(("location" = String, description = "The view's own address")),
+            links(("view" = (operation_id = "get",
+                parameters(("request_id" = "$response.body#/request_id")))),
+                ("replace" = (operation_id = "put",
+                parameters(("request_id" = "$response.body#/request_id")))),
+                ("change" = (operation_id = "patch",
+                parameters(("request_id" = "$response.body#/request_id")))),
+                ("delete" = (operation_id = "delete",
+                parameters(("request_id" = "$response.body#/request_id")))))),
         (status = ACCEPTED, description = "Safe on this instance's disk", body = PageViewDocument,
             headers(("location" = String, description = "The view's own address"),
                 ("preference-applied" = String, description = "`respond-async` where asked for"))),
@@ -151,7 +167,7 @@ pub(super) async fn post(
 /// wins a race with this one, the body is the winner's view.
 #[utoipa::path(put, path = "/api/traffic/{request_id}", tag = "page views",
     security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
-    params(("request_id" = u64, Path, description = "The view's identity")),
+    params(("request_id" = u64, Path, maximum = 18446744073709551615_u64, description = "The view's identity")),
     request_body = PageViewBody,
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
         Malformed, NotFound, ErasedUser, WrongBody, Unprocessable, Overloaded))]
@@ -171,7 +187,7 @@ pub(super) async fn put(
 /// As PUT, with the fields that are left out taken from the stored view.
 #[utoipa::path(patch, path = "/api/traffic/{request_id}", tag = "page views",
     security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
-    params(("request_id" = u64, Path, description = "The view's identity")),
+    params(("request_id" = u64, Path, maximum = 18446744073709551615_u64, description = "The view's identity")),
     request_body = PageViewPatch,
     responses((status = OK, description = "The view as it now stands", body = PageViewDocument),
         Malformed, NotFound, ErasedUser, WrongBody, Unprocessable, Overloaded))]
@@ -213,7 +229,7 @@ async fn update(
 /// disk.
 #[utoipa::path(get, path = "/api/traffic/{request_id}", tag = "page views",
     security(("bearer" = ["read"])), extensions(("x-restricted-keys" = json!(true))),
-    params(("request_id" = u64, Path, description = "The view's identity")),
+    params(("request_id" = u64, Path, maximum = 18446744073709551615_u64, description = "The view's identity")),
     responses((status = OK, description = "The view", body = PageViewDocument),
         (status = ACCEPTED, description = "The view, not yet in ClickHouse", body = PageViewDocument),
         Malformed, NotFound, Overloaded))]
@@ -235,7 +251,7 @@ pub(super) async fn get(
 /// No report counts it any more; a late retry of its POST does not bring it back.
 #[utoipa::path(delete, path = "/api/traffic/{request_id}", tag = "page views",
     security(("bearer" = ["write"])), extensions(("x-restricted-keys" = json!(true))),
-    params(("request_id" = u64, Path, description = "The view's identity")),
+    params(("request_id" = u64, Path, maximum = 18446744073709551615_u64, description = "The view's identity")),
     responses((status = NO_CONTENT, description = "Deleted"), Malformed, NotFound, Overloaded))]
 pub(super) async fn delete(
     State(state): State<Shared>,

@@ -9,7 +9,8 @@ use super::access::Caller;
 use super::answer::Wanted;
 use super::extract::{PathId, QueryParameters};
 use super::openapi::{
-    CursorExpired, InvalidParameters, Malformed, NotAcceptable, NotModified, Overloaded,
+    ByPage, CursorExpired, DateOrTime, IntervalWord, InvalidParameters, Malformed, NotAcceptable,
+    NotModified, Overloaded,
 };
 use super::problem::Problem;
 use super::state::Shared;
@@ -27,7 +28,7 @@ use crate::repository::Moment;
 /// `Data-Complete-Through`. `{}` for an unknown user. As CSV: `page_url,views`.
 #[utoipa::path(get, path = "/api/traffic/daily/{user_id}", tag = "reports",
     security(("bearer" = ["read"])), extensions(("x-restricted-keys" = json!(true))),
-    params(("user_id" = u32, Path, description = "The user")),
+    params(("user_id" = u32, Path, maximum = 4294967295_u64, description = "The user")),
     responses((status = OK, description = "Views by page URL",
             content((BTreeMap<String, u64> = "application/json",
                     example = json!({"/pricing": 12, "/": 3})),
@@ -92,14 +93,14 @@ pub(super) struct UserDay {
 #[utoipa::path(get, path = "/api/traffic/users/{user_id}/days", tag = "reports",
     security(("bearer" = ["read"])),
     extensions(("x-restricted-keys" = json!(true)), ("x-cost" = json!(2))),
-    params(("user_id" = u32, Path, description = "The user"),
+    params(("user_id" = u32, Path, maximum = 4294967295_u64, description = "The user"),
         ("from" = Option<String>, Query, format = Date, description = "The first day; by default \
             seven days before `to`. It must be wholly within the retention."),
         ("to" = Option<String>, Query, format = Date, description = "The first day that is left \
             out; by default tomorrow, so that today is in. At most 31 days beyond that."),
         ("tz" = Option<String>, Query, example = "Europe/Berlin", description = "The name of a time \
             zone (IANA); by default UTC"),
-        ("by" = Option<String>, Query, description = "`page` to tell pages apart")),
+        ("by" = inline(Option<ByPage>), Query, description = "`page` to tell pages apart")),
     responses((status = OK, description = "Views by day",
             content((UserDays = "application/json"),
                 (String = "text/csv", example = "date,views\r\n2026-01-25,12\r\n")),),
@@ -190,12 +191,12 @@ pub(super) struct SitePage {
 /// As CSV: `start,page_url,views,users`.
 #[utoipa::path(get, path = "/api/traffic/pages", tag = "reports",
     security(("bearer" = ["read"])), extensions(("x-cost" = json!(10))),
-    params(("from" = Option<String>, Query, example = "2026-01-31", description = "A date, which is \
+    params(("from" = inline(Option<DateOrTime>), Query, example = "2026-01-31", description = "A date, which is \
             its midnight in UTC, or an RFC 3339 time: the first second that counts; by default 24 \
             hours before `to`. It must be within the retention."),
-        ("to" = Option<String>, Query, example = "2026-02-01T12:00:00Z", description = "The first \
+        ("to" = inline(Option<DateOrTime>), Query, example = "2026-02-01T12:00:00Z", description = "The first \
             second that does not count any more; by default now is the last that does"),
-        ("interval" = Option<String>, Query, description = "`hour`, `day` or `total` (the default)"),
+        ("interval" = inline(Option<IntervalWord>), Query, description = "`hour`, `day` or `total` (the default)"),
         ("prefix" = Option<String>, Query, example = "/blog/", description = "Only pages that begin \
             with this text, byte for byte"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "The most rows in \
@@ -296,12 +297,12 @@ pub(super) struct SiteInterval {
 /// As CSV: `start,views,users`.
 #[utoipa::path(get, path = "/api/traffic/site", tag = "reports",
     security(("bearer" = ["read"])), extensions(("x-cost" = json!(10))),
-    params(("from" = Option<String>, Query, example = "2026-01-31", description = "A date, which is \
+    params(("from" = inline(Option<DateOrTime>), Query, example = "2026-01-31", description = "A date, which is \
             its midnight in UTC, or an RFC 3339 time: the first second that counts; by default 24 \
             hours before `to`. It must be within the retention."),
-        ("to" = Option<String>, Query, example = "2026-02-01T12:00:00Z", description = "The first \
+        ("to" = inline(Option<DateOrTime>), Query, example = "2026-02-01T12:00:00Z", description = "The first \
             second that does not count any more; by default now is the last that does"),
-        ("interval" = Option<String>, Query, description = "`hour`, `day` or `total` (the default)")),
+        ("interval" = inline(Option<IntervalWord>), Query, description = "`hour`, `day` or `total` (the default)")),
     responses((status = OK, description = "Views and users by interval",
             content((SiteTraffic = "application/json"),
                 (String = "text/csv",
