@@ -433,10 +433,12 @@ async fn http_2_is_spoken_with_prior_knowledge() {
 mod frames {
     use super::*;
 
+    pub const DATA: u8 = 0;
     pub const HEADERS: u8 = 1;
     pub const RST_STREAM: u8 = 3;
     pub const SETTINGS: u8 = 4;
     pub const GOAWAY: u8 = 7;
+    pub const WINDOW_UPDATE: u8 = 8;
     pub const END_STREAM: u8 = 1;
     pub const END_HEADERS: u8 = 4;
 
@@ -579,6 +581,61 @@ async fn who_grants_no_window_is_closed() {
     assert!(answered, "the head of an answer needs no window");
     assert_about(2.0, began.elapsed(), "a client without a window");
     assert_eq!(closed(&app, "slow_reader").await, 1.0);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_grants_a_window_of_one_byte_is_closed() {
+    let app = app_with(&["--write-timeout-secs=2", "--idle-timeout-secs=60"]).await;
+    let mut stream = connected(&app, &frames::preface(&[(4, 1)])).await;
+    let block = frames::head(frames::GET, "/openapi.json");
+    let flags = frames::END_HEADERS | frames::END_STREAM;
+    let head = frames::frame(frames::HEADERS, flags, 1, &block);
+    stream.write_all(&head).await.unwrap();
+    let began = Instant::now();
+    let mut bytes = 0;
+    while let Some(frame) = frames::read(&mut stream).await {
+        if frame.kind == frames::DATA {
+            bytes += frame.payload.len();
+        }
+    }
+    assert_eq!(bytes, 1);
+    assert_about(2.0, began.elapsed(), "a client with a window of one byte");
+    assert_eq!(closed(&app, "slow_reader").await, 1.0);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_left_lying_is_not_kept_by_others() {
+    let app = app_with(&["--write-timeout-secs=2", "--idle-timeout-secs=60"]).await;
+    let mut stream = connected(&app, &frames::preface(&[(4, 0)])).await;
+    let flags = frames::END_HEADERS | frames::END_STREAM;
+    let block = frames::head(frames::GET, "/openapi.json");
+    let left_lying = frames::frame(frames::HEADERS, flags, 1, &block);
+    stream.write_all(&left_lying).await.unwrap();
+    let began = Instant::now();
+    let (mut reader, mut writer) = stream.into_split();
+    let busy = tokio::spawn(async move {
+        let block = frames::head(frames::GET, "/health");
+        for id in (3_u32..).step_by(2) {
+            let mut call = frames::frame(frames::HEADERS, flags, id, &block);
+            let room = (1_u32 << 20).to_be_bytes();
+            call.extend(frames::frame(frames::WINDOW_UPDATE, 0, id, &room));
+            if writer.write_all(&call).await.is_err() {
+                return;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let ended = timeout(PATIENCE, reader.read_to_end(&mut answer)).await;
+    let _ = ended.expect("the service closes");
+    let took = began.elapsed();
+    // The others are served until they have been told to go elsewhere.
+    assert_about(3.0, took, "a client that leaves one answer lying");
+    let goaway = [frames::GOAWAY, 0, 0, 0, 0, 0];
+    assert!(answer.windows(6).any(|window| window == goaway));
+    busy.abort();
     app.stop().await;
 }
 

@@ -62,6 +62,9 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What is kept of one stream's answer beyond its last piece.
 const MAX_SEND_BYTES: usize = 64 << 10;
+/// The largest piece of an answer over HTTP/2: what may wait of an answer that counts as sent. A client
+/// must take one within the time-out for writing, which at 500 bytes a second takes 16 s.
+const PIECE_BYTES: usize = 8 << 10;
 /// Streams that a client has given up before they were looked at ("rapid reset", CVE-2023-44487), and
 /// that were given up because the client broke the protocol. Beyond that it is told to go away.
 const MAX_PENDING_RESETS: usize = 20;
@@ -238,6 +241,11 @@ impl Server {
                 }
                 () = look.as_mut() => match progress.judge(Instant::now()) {
                     Verdict::Wait(until) => look.as_mut().reset(until),
+                    Verdict::AskToLeave => {
+                        was_asked_to_leave = true;
+                        connection.as_mut().graceful_shutdown();
+                        look.as_mut().reset(Instant::now() + LEAVE);
+                    }
                     Verdict::Close(Closed::Idle) if !was_asked_to_leave => {
                         was_asked_to_leave = true;
                         self.connections.count(Closed::Idle);
@@ -276,7 +284,9 @@ fn is_the_clients(error: &io::Error) -> bool {
 /// A request from the end of its head to the end of its answer, however it ends.
 struct UnderWay {
     progress: Arc<Progress>,
-    is_answered: bool,
+    /// The number of its answer.
+    answer: Option<u64>,
+    is_multiplexed: bool,
 }
 
 impl UnderWay {
@@ -284,15 +294,16 @@ impl UnderWay {
         progress.request_begins(is_multiplexed);
         Self {
             progress: Arc::clone(progress),
-            is_answered: false,
+            answer: None,
+            is_multiplexed,
         }
     }
 
     fn answers(mut self, body: Body) -> Answer {
-        self.is_answered = true;
-        self.progress.answer_begins(Instant::now());
+        self.answer = Some(self.progress.answer_begins(Instant::now()));
         Answer {
             body,
+            rest: Bytes::new(),
             under_way: self,
         }
     }
@@ -300,13 +311,18 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.progress.request_ends(Instant::now(), self.is_answered);
+        self.progress.request_ends(Instant::now(), self.answer);
     }
 }
 
 /// The body of an answer, which is asked for its next piece when the client has room for it.
+///
+/// Over HTTP/2 the pieces are small: a piece counts as taken, however much of it waits, as soon as the
+/// client has room for its first byte.
 struct Answer {
     body: Body,
+    /// What is left of the body's last piece.
+    rest: Bytes,
     under_way: UnderWay,
 }
 
@@ -318,15 +334,41 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.under_way.progress.answer_taken(Instant::now());
-        Pin::new(&mut self.body).poll_frame(cx)
+        let this = &mut *self;
+        if let Some(number) = this.under_way.answer {
+            this.under_way.progress.answer_taken(number, Instant::now());
+        }
+        if !this.rest.is_empty() {
+            let next = this.rest.len().min(PIECE_BYTES);
+            return Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(next)))));
+        }
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        let frame = match polled {
+            Poll::Ready(Some(Ok(frame))) if this.under_way.is_multiplexed => frame,
+            other => return other,
+        };
+        let frame = match frame.into_data() {
+            Ok(mut data) if data.len() > PIECE_BYTES => {
+                this.rest = data.split_off(PIECE_BYTES);
+                Frame::data(data)
+            }
+            Ok(data) => Frame::data(data),
+            Err(frame) => frame,
+        };
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut whole = SizeHint::new();
+        whole.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + rest);
+        }
+        whole
     }
 }

@@ -42,8 +42,11 @@ pub(super) struct Progress {
 struct State {
     /// From the end of their heads to the end of their answers.
     requests: usize,
-    /// Those of them whose answers are being sent.
-    answers: usize,
+    /// Of those whose answers are being sent: which, and when the client last took a piece.
+    answers: Vec<(u64, Instant)>,
+    answers_begun: u64,
+    /// The client was asked to leave, because it leaves an answer lying.
+    is_to_leave: bool,
     /// No request has come yet.
     is_new: bool,
     /// Several requests at once, between which there may be bytes that belong to none.
@@ -52,8 +55,6 @@ struct State {
     quiet_since: Instant,
     /// When the first byte of the next head came.
     head_since: Option<Instant>,
-    /// When the client last took a piece of an answer.
-    taken_at: Instant,
     blocked_since: Option<Instant>,
     /// How long the socket may still be blocked.
     patience: Duration,
@@ -63,6 +64,8 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Wait(Instant),
+    /// No more requests over this connection; those under way may end.
+    AskToLeave,
     Close(Closed),
 }
 
@@ -73,13 +76,14 @@ impl Progress {
             timeouts,
             state: Mutex::new(State {
                 requests: 0,
-                answers: 0,
+                answers: Vec::new(),
+                answers_begun: 0,
+                is_to_leave: false,
                 is_new: true,
                 is_multiplexed: false,
                 is_stopping: false,
                 quiet_since: now,
                 head_since: None,
-                taken_at: now,
                 blocked_since: None,
                 patience: timeouts.write,
             }),
@@ -128,22 +132,29 @@ impl Progress {
         state.head_since = None;
     }
 
-    pub(super) fn answer_begins(&self, now: Instant) {
+    /// The number of the answer.
+    pub(super) fn answer_begins(&self, now: Instant) -> u64 {
         let mut state = self.state();
-        state.answers += 1;
-        state.taken_at = now;
+        let number = state.answers_begun;
+        state.answers_begun += 1;
+        state.answers.push((number, now));
+        number
     }
 
-    pub(super) fn answer_taken(&self, now: Instant) {
-        self.state().taken_at = now;
+    pub(super) fn answer_taken(&self, number: u64, now: Instant) {
+        let mut state = self.state();
+        let mut answers = state.answers.iter_mut();
+        if let Some((_, taken_at)) = answers.find(|(other, _)| *other == number) {
+            *taken_at = now;
+        }
     }
 
-    pub(super) fn request_ends(&self, now: Instant, was_answered: bool) {
+    /// `answer` is that of the request, if it had begun.
+    pub(super) fn request_ends(&self, now: Instant, answer: Option<u64>) {
         let mut state = self.state();
         state.requests -= 1;
-        state.answers -= usize::from(was_answered);
+        state.answers.retain(|(number, _)| Some(*number) != answer);
         state.quiet_since = now;
-        state.taken_at = now;
     }
 
     pub(super) fn stopping(&self, now: Instant) {
@@ -157,15 +168,31 @@ impl Progress {
     /// The judgement at `now`. A deadline that comes up later is never nearer than the look that this
     /// asks for.
     pub(super) fn judge(&self, now: Instant) -> Verdict {
-        let (state, timeouts) = (self.state(), &self.timeouts);
+        let (mut state, timeouts) = (self.state(), &self.timeouts);
         let shortest = timeouts.head.min(timeouts.idle).min(timeouts.write);
-        let deadline = match state.blocked_since {
-            Some(since) => Some((since + state.patience, Closed::Unread)),
-            None if state.answers > 0 => Some((state.taken_at + timeouts.write, Closed::Unread)),
+        let lying_longest = state.answers.iter().map(|(_, taken_at)| *taken_at).min();
+        let deadline = match (state.blocked_since, lying_longest) {
+            (Some(since), _) => Some((since + state.patience, Closed::Unread)),
+            (None, Some(taken_at)) => {
+                let mut until = taken_at + timeouts.write;
+                if until <= now && state.is_multiplexed {
+                    if !state.is_to_leave {
+                        state.is_to_leave = true;
+                        return Verdict::AskToLeave;
+                    }
+                    // Behind a proxy they may be those of others: they get as long again.
+                    if state.others_move(now, timeouts.write) {
+                        until += timeouts.write;
+                    }
+                }
+                Some((until, Closed::Unread))
+            }
             // The service is at work, or reads a body, which has time-outs of its own.
-            None if state.requests > 0 => None,
-            None if state.is_stopping => Some((state.quiet_since + LAST_HEADS, Closed::Idle)),
-            None => Some(match state.head_since {
+            (None, None) if state.requests > 0 => None,
+            (None, None) if state.is_stopping => {
+                Some((state.quiet_since + LAST_HEADS, Closed::Idle))
+            }
+            (None, None) => Some(match state.head_since {
                 Some(since) => (since + timeouts.head, Closed::Head),
                 None if state.is_new => (state.quiet_since + timeouts.head, Closed::Head),
                 None => (state.quiet_since + timeouts.idle, Closed::Idle),
@@ -176,6 +203,15 @@ impl Progress {
             Some((at, _)) => Verdict::Wait(at.min(now + shortest)),
             None => Verdict::Wait(now + shortest),
         }
+    }
+}
+
+impl State {
+    /// Whether there are requests whose answers have not been lying for as long as `patience`.
+    fn others_move(&self, now: Instant, patience: Duration) -> bool {
+        let answers = self.answers.iter();
+        let lying = answers.filter(|(_, taken_at)| *taken_at + patience <= now);
+        lying.count() < self.requests
     }
 }
 
@@ -203,6 +239,7 @@ mod tests {
         for _ in 0..100 {
             match progress.judge(at) {
                 Verdict::Wait(until) => at = until,
+                Verdict::AskToLeave => {}
                 Verdict::Close(reason) => return ((at - now).as_secs(), reason),
             }
         }
@@ -219,8 +256,8 @@ mod tests {
         }
         assert_eq!(closes(&progress, start), (14, Closed::Head));
         progress.request_begins(false);
-        progress.answer_begins(start);
-        progress.request_ends(start + 20 * SECOND, true);
+        let answer = progress.answer_begins(start);
+        progress.request_ends(start + 20 * SECOND, Some(answer));
         assert_eq!(closes(&progress, start), (95, Closed::Idle));
         // The next head is slow again, in spite of all that was before.
         progress.read(start + 60 * SECOND);
@@ -237,8 +274,8 @@ mod tests {
             assert!(matches!(progress.judge(now), Verdict::Wait(until) if until > now));
         }
         // Its answer must be taken, however.
-        progress.answer_begins(start + 100 * SECOND);
-        progress.answer_taken(start + 120 * SECOND);
+        let answer = progress.answer_begins(start + 100 * SECOND);
+        progress.answer_taken(answer, start + 120 * SECOND);
         let now = start + 120 * SECOND;
         assert_eq!(closes(&progress, now), (30, Closed::Unread));
     }
@@ -247,7 +284,7 @@ mod tests {
     fn who_does_not_read_is_closed_and_who_reads_slowly_is_not() {
         let (stuck, start) = progress();
         stuck.request_begins(false);
-        stuck.request_ends(start, false);
+        stuck.request_ends(start, None);
         stuck.blocked(start);
         assert_eq!(closes(&stuck, start), (30, Closed::Unread));
 
@@ -267,6 +304,7 @@ mod tests {
             match dripping.judge(now) {
                 Verdict::Close(reason) => break assert_eq!(reason, Closed::Unread),
                 Verdict::Wait(until) if until < now + SECOND => now = until,
+                Verdict::AskToLeave => unreachable!("there are no others"),
                 Verdict::Wait(_) => {
                     now += SECOND;
                     dripping.unblocked(now, 1);
@@ -278,11 +316,45 @@ mod tests {
     }
 
     #[test]
-    fn between_streams_bytes_are_no_head() {
+    fn an_answer_that_is_left_lying_is_not_kept_by_others_that_move() {
         let (progress, start) = progress();
         progress.request_begins(true);
         progress.answer_begins(start);
-        progress.request_ends(start, true);
+        let mut asked = None;
+        for second in 1.. {
+            let now = start + second * SECOND;
+            progress.request_begins(true);
+            let other = progress.answer_begins(now);
+            progress.answer_taken(other, now);
+            match progress.judge(now) {
+                Verdict::Wait(_) => {}
+                Verdict::AskToLeave => assert_eq!(asked.replace(second), None),
+                Verdict::Close(reason) => {
+                    assert_eq!((second, reason), (60, Closed::Unread));
+                    break;
+                }
+            }
+            progress.request_ends(now, Some(other));
+        }
+        assert_eq!(asked, Some(30));
+
+        // Those who were asked have gone.
+        let (progress, start) = super::tests::progress();
+        progress.request_begins(true);
+        progress.answer_begins(start);
+        progress.request_begins(true);
+        assert_eq!(progress.judge(start + 31 * SECOND), Verdict::AskToLeave);
+        progress.request_ends(start + 32 * SECOND, None);
+        let now = start + 33 * SECOND;
+        assert_eq!(progress.judge(now), Verdict::Close(Closed::Unread));
+    }
+
+    #[test]
+    fn between_streams_bytes_are_no_head() {
+        let (progress, start) = progress();
+        progress.request_begins(true);
+        let answer = progress.answer_begins(start);
+        progress.request_ends(start, Some(answer));
         progress.read(start + SECOND);
         assert_eq!(closes(&progress, start), (75, Closed::Idle));
     }
