@@ -28,7 +28,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpSocket;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
@@ -37,7 +36,7 @@ use crate::access::Keys;
 use crate::config::Settings;
 use crate::domain::{ClaimSet, Clock, Event, VersionSource};
 use crate::engine::{self, Engine};
-use crate::http::{self, AppState, Server};
+use crate::http::{self, AppState, BatchPlaces, Server};
 use crate::pipeline::{self, Delivery, Grouping, Limits, Replay, Spool, Stats};
 use crate::repository::{
     self, ClickHouse, Eraser, EventReports, PageViews, PeriodicCheck, ReconcileStats, Reconciler,
@@ -193,7 +192,7 @@ async fn serve(
         clock,
         max_body_bytes: settings.max_body_bytes as usize,
         body_timeout: connections::timeouts(settings).body,
-        batches: Semaphore::new(MAX_BATCHES),
+        batches: BatchPlaces::new(MAX_BATCHES),
         metrics,
         stopping: Arc::clone(&stopping),
     };

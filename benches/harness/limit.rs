@@ -17,13 +17,12 @@ use axum::http::StatusCode;
 use axum::serve::ListenerExt;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use traffic_api::access::{self, Keys, LimitSettings};
 use traffic_api::config::LogFormat;
 use traffic_api::domain::{Clock, EventTypes, VersionSource};
 use traffic_api::http::{
-    self, Acceptance, Access, AppState, Connections, EventRules, Ingest, PerAddress, Rejected,
-    Server, Timeouts,
+    self, Acceptance, Access, AppState, BatchPlaces, Connections, EventRules, Ingest, PerAddress,
+    Rejected, Server, Timeouts,
 };
 use traffic_api::pipeline::{self, Batch, Delivery, Failure, Grouping, Limits, Sink, Spool};
 use traffic_api::repository::{
@@ -274,7 +273,7 @@ fn router(data_dir: &Path, access: Access) -> axum::Router {
         clock,
         max_body_bytes: 65_536,
         body_timeout: timeouts().body,
-        batches: Semaphore::new(1),
+        batches: BatchPlaces::new(2),
         metrics,
         stopping: Arc::new(AtomicBool::new(false)),
     };

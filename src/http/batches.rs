@@ -144,7 +144,7 @@ pub(super) async fn take_in<R: Posted>(
     mut chunks: Chunks,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let Ok(_slot) = state.batches.try_acquire() else {
+    let Some(_place) = state.batches.take(caller.who()) else {
         return Err(Problem::new(Kind::BufferFull).with_detail("too many batches at once"));
     };
     let prefers_async = prefers_async(headers);

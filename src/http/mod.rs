@@ -13,6 +13,7 @@ mod accept;
 mod access;
 mod acknowledgement;
 mod answer;
+mod batch_places;
 mod batches;
 mod body;
 mod browsers;
@@ -56,6 +57,7 @@ use utoipa_axum::routes;
 
 pub use access::Access;
 use access::{API_KEY, Guard, guard};
+pub use batch_places::BatchPlaces;
 pub use browsers::{Browsers, Hosts, Origins};
 use browsers::{Protect, cors};
 pub use ingest::{Acceptance, EventRules, Ingest, Posted};

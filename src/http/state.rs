@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
+use super::batch_places::BatchPlaces;
 use super::ingest::Ingest;
 use crate::domain::{AcceptanceWindow, ClaimSet, Clock, Event};
 use crate::pipeline::Delivery;
@@ -44,8 +43,8 @@ pub struct AppState {
     pub max_body_bytes: usize,
     /// How long a body may keep us waiting.
     pub body_timeout: Duration,
-    /// One permit for each batch that may be read at once.
-    pub batches: Semaphore,
+    /// Places for batches that are read.
+    pub batches: BatchPlaces,
     /// What is counted.
     pub metrics: Metrics,
     /// Set while the service stops: not ready any more, though still answering.

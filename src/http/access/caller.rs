@@ -17,6 +17,15 @@ use crate::http::problem::{Kind, Problem};
 #[derive(Clone, Default)]
 pub(in crate::http) struct Caller(Option<Arc<Known>>);
 
+/// By what a caller is told from others: the id of its key, else where it calls from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Who {
+    /// The id of a key.
+    Key(String),
+    /// An address.
+    Address(IpAddr),
+}
+
 struct Known {
     access: Access,
     key: Option<Arc<Key>>,
@@ -51,6 +60,13 @@ impl Caller {
     /// The public name of the caller's key, for the log; empty where there is none.
     pub(in crate::http) fn key_id(&self) -> &str {
         self.key().map_or("", |key| key.id.as_str())
+    }
+
+    /// Who calls, where that is asked at all.
+    pub(in crate::http) fn who(&self) -> Option<Who> {
+        let known = self.0.as_ref()?;
+        let key = self.key().map(|key| Who::Key(key.id.as_str().to_owned()));
+        Some(key.unwrap_or(Who::Address(known.address)))
     }
 
     /// Whose views the caller may deal with.

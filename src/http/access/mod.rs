@@ -9,7 +9,7 @@ mod credentials;
 mod guard;
 mod rules;
 
-pub(super) use caller::Caller;
+pub(super) use caller::{Caller, Who};
 pub(super) use credentials::API_KEY;
 pub use guard::Access;
 pub(super) use guard::{Guard, RATE_LIMIT, RATE_LIMIT_POLICY, guard};
