@@ -56,6 +56,16 @@ impl Name {
         }
     }
 
+    /// The name of the rest of the batch of this name: as old, and unique by the new `token`.
+    pub(super) fn of_rest(self, token: Uuid) -> Name {
+        Name {
+            // The service wrote this one and counts it.
+            counter: self.counter & !RESTORED,
+            token,
+            ..self
+        }
+    }
+
     /// Whether an operator put it back, so that the service may never have counted it.
     pub(super) fn is_restored(self) -> bool {
         self.counter >= RESTORED

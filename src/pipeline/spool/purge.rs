@@ -44,10 +44,10 @@ pub fn purge(spool: &Spool, kept: &dyn Fn(&Batch) -> Vec<bool>) -> Result<Purged
                     let Some((rest, rows)) = without(&read.batch, kept) else {
                         continue;
                     };
-                    if let Some(rest) = rest {
-                        spool.put(&rest, now_ms())?;
+                    match rest {
+                        Some(rest) => spool.put_instead(&name, &rest)?,
+                        None => spool.remove(&name)?,
                     }
-                    spool.remove(&name)?;
                     purged.rows += rows;
                 }
                 Err(ReadError::Gone) => {}

@@ -97,6 +97,21 @@ impl Spool {
     /// # Errors
     /// [`Error::Full`], [`Error::Io`] or [`Error::Unfit`]: nothing of the batch is kept.
     pub fn put(&self, batch: &Batch, now_ms: u64) -> Result<Name, Error> {
+        self.publish(batch, now_ms, None)
+    }
+
+    /// Puts the rest of the batch `whole` in its place: its name tells the same time, so that nothing
+    /// seems fresher than it is, and it may go beyond the maximum until `whole` is gone. A crash in
+    /// between leaves both.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Unfit`]: `whole` is as it was, or still there beside the rest.
+    pub(super) fn put_instead(&self, whole: &Name, rest: &Batch) -> Result<(), Error> {
+        self.publish(rest, whole.ms(), Some(*whole))?;
+        self.remove(whole)
+    }
+
+    fn publish(&self, batch: &Batch, now_ms: u64, whole: Option<Name>) -> Result<Name, Error> {
         self.rooms()?;
         let encoded = format::encode(batch, now_ms).map_err(Error::Unfit)?;
         let (size, rows) = (on_disk(encoded.length()), batch.rows as u64);
@@ -104,13 +119,16 @@ impl Spool {
         let _unchanged = shared(&self.changes);
         let name = {
             let mut ledger = self.ledger();
-            if !ledger.has_room_for(size) {
+            if whole.is_none() && !ledger.has_room_for(size) {
                 return Err(Error::Full {
                     used: ledger.tally.batches.bytes,
                     max: ledger.max_bytes(),
                 });
             }
-            let name = ledger.next_name(now_ms, batch.token);
+            let name = match whole {
+                Some(whole) => whole.of_rest(batch.token),
+                None => ledger.next_name(now_ms, batch.token),
+            };
             // Before it is visible: a replay may take it away at once.
             ledger.add(name, size, rows, identities());
             name
