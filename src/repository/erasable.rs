@@ -38,8 +38,8 @@ struct FoundRow {
 }
 
 impl ClickHouse {
-    /// What is there that the erasure covers.
-    pub(super) async fn survey(&self, erasure: &Recorded) -> Result<Found, Error> {
+    /// What is there that the erasures cover, of which there is at least one.
+    pub(super) async fn survey(&self, erasures: &[Recorded]) -> Result<Found, Error> {
         let tables = TABLES.iter().enumerate().map(|(place, table)| {
             let hour = match table.starts_with("traffic_hourly") {
                 true => "hour",
@@ -48,7 +48,7 @@ impl ClickHouse {
             format!(
                 "SELECT toUInt8({place}) AS place, toUnixTimestamp({hour}) AS start, count() AS rows \
                  FROM {table} WHERE {} GROUP BY start",
-                covered(table, erasure)
+                covered(table, erasures)
             )
         });
         let sql = tables.collect::<Vec<_>>().join(" UNION ALL ");
@@ -76,21 +76,40 @@ impl ClickHouse {
     }
 }
 
-/// What is about the user up to the erasure, as a condition on a table. Counts of the hour of the
+/// What is about the users up to their erasures, as a condition on a table. Counts of the hour of an
 /// erasure itself may have been made after it, and then hold what came later.
-pub(super) fn covered(table: &str, erasure: &Recorded) -> String {
-    let (user, until) = (erasure.user_id.get(), erasure.until.unix());
-    let (hour, at) = (Hour::containing(until).start(), erasure.at.millis());
-    let hours = format!(
-        "(hour < toDateTime({hour}, 'UTC') OR (hour = toDateTime({hour}, 'UTC') \
-         AND toUnixTimestamp64Milli(sealed_at) <= {at}))"
-    );
+pub(super) fn covered(table: &str, erasures: &[Recorded]) -> String {
+    let list = |number: &dyn Fn(&Recorded) -> i64| {
+        let numbers = erasures.iter().map(|erasure| number(erasure).to_string());
+        numbers.collect::<Vec<_>>().join(",")
+    };
+    let users = list(&|erasure| erasure.user_id.get().into());
+    let by_user = |number: &dyn Fn(&Recorded) -> i64| {
+        format!(
+            "transform(user_id, CAST([{users}], 'Array(UInt32)'), \
+             CAST([{}], 'Array(Int64)'), toInt64(0))",
+            list(number)
+        )
+    };
+    let hours = || {
+        let hour = by_user(&|erasure| Hour::containing(erasure.until.unix()).start().into());
+        let at = by_user(&|erasure| erasure.at.millis());
+        format!(
+            "(toUnixTimestamp(hour) < {hour} OR (toUnixTimestamp(hour) = {hour} \
+             AND toUnixTimestamp64Milli(sealed_at) <= {at}))"
+        )
+    };
     match table {
-        "traffic_hourly" => format!("user_id = {user} AND {hours}"),
-        "traffic_hourly_pages" => format!("bitmapContains(users, toUInt32({user})) AND {hours}"),
+        "traffic_hourly" => format!("user_id IN ({users}) AND {}", hours()),
+        "traffic_hourly_pages" => format!(
+            "arrayExists(user_id -> {}, bitmapToArray(bitmapAnd(users, \
+             bitmapBuild(CAST([{users}], 'Array(UInt32)')))))",
+            hours()
+        ),
         // A mark is of nobody.
         _ => format!(
-            "user_id = {user} AND created_at <= toDateTime({until}, 'UTC') AND page_url != ''"
+            "user_id IN ({users}) AND toUnixTimestamp(created_at) <= {} AND page_url != ''",
+            by_user(&|erasure| erasure.until.unix().into())
         ),
     }
 }

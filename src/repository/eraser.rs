@@ -17,7 +17,7 @@
 //!
 //! Refuses to know: who may ask for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,10 @@ const ATTEMPTS: usize = 3;
 const LOOK: Duration = Duration::from_secs(5);
 /// After this a sealer that had read the rows has written its counts or given up.
 const AGAIN: Duration = Duration::from_secs(180);
+/// Users whose rows are taken away together, whatever their number in one statement a table. What it
+/// says of them must stay below ClickHouse's `max_query_size`, 256 KiB.
+const SWEPT_AT_ONCE: usize = 200;
+
 /// How many rows about the user a table had, and has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableRows {
@@ -72,13 +76,13 @@ pub struct Erased {
 impl Erased {
     /// How many rows are gone.
     pub fn rows(&self) -> u64 {
-        let tables: u64 = self
-            .tables
-            .iter()
-            .map(|rows| rows.before - rows.after.min(rows.before))
-            .sum();
-        tables + self.spool.rows
+        rows_gone(&self.tables) + self.spool.rows
     }
+}
+
+fn rows_gone(tables: &[TableRows]) -> u64 {
+    let gone = |rows: &TableRows| rows.before.saturating_sub(rows.after);
+    tables.iter().map(gone).sum()
 }
 
 /// Erases users.
@@ -152,7 +156,7 @@ impl Eraser {
                 until,
                 at,
             };
-            let found = self.clickhouse.survey(&erasure).await?;
+            let found = self.clickhouse.survey(&[erasure]).await?;
             self.mark(&found.hours, at).await?;
             self.record(&erasure).await?;
             if began.elapsed() < RECORDED_WITHIN {
@@ -164,7 +168,13 @@ impl Eraser {
         };
         self.clickhouse.learn(user, until).await;
         self.due().push((Instant::now() + AGAIN, recorded));
-        self.clear(&recorded, found).await
+        let (tables, spool) = self.clear(&[recorded], found).await?;
+        Ok(Erased {
+            until,
+            tables,
+            spool,
+            spool_after: 0,
+        })
     }
 
     /// The last second to erase: now, and later where a view of the user is dated later, because the
@@ -223,13 +233,20 @@ impl Eraser {
     }
 
     /// Takes away what `found` has, here and in ClickHouse.
-    async fn clear(&self, erasure: &Recorded, found: Found) -> Result<Erased, Error> {
-        self.reports.forget(erasure.user_id);
+    async fn clear(
+        &self,
+        erasures: &[Recorded],
+        found: Found,
+    ) -> Result<(Vec<TableRows>, Purged), Error> {
+        for erasure in erasures {
+            self.reports.forget(erasure.user_id);
+        }
+        let newest = erasures.iter().map(|erasure| erasure.at).max();
         let spool = self.purge().await?;
         let (before, mut found) = (found.rows, found);
-        let snapshots = match before.iter().any(|rows| *rows > 0) {
-            true => self.clear_snapshots(erasure.at).await?,
-            false => (0, 0),
+        let snapshots = match newest {
+            Some(at) if before.iter().any(|rows| *rows > 0) => self.clear_snapshots(at).await?,
+            _ => (0, 0),
         };
         let mut attempts = ATTEMPTS;
         while found.rows.iter().any(|rows| *rows > 0) && attempts > 0 {
@@ -238,11 +255,11 @@ impl Eraser {
                 if found.rows[place] > 0 {
                     let local = self.clickhouse.schema.local_table(table);
                     self.clickhouse
-                        .delete(&local, &covered(table, erasure))
+                        .delete(&local, &covered(table, erasures))
                         .await?;
                 }
             }
-            found = self.clickhouse.survey(erasure).await?;
+            found = self.clickhouse.survey(erasures).await?;
             // What came in between leaves its mark with it.
             self.mark(&found.hours, self.clickhouse.server_now().await?)
                 .await?;
@@ -262,12 +279,7 @@ impl Eraser {
             after: snapshots.1,
         };
         let tables = TABLES.iter().enumerate().rev().map(table);
-        Ok(Erased {
-            until: erasure.until,
-            tables: tables.chain([snapshots]).collect(),
-            spool,
-            spool_after: left,
-        })
+        Ok((tables.chain([snapshots]).collect(), spool))
     }
 
     async fn clear_snapshots(&self, at: ServerTime) -> Result<(u64, u64), Error> {
@@ -298,20 +310,18 @@ impl Eraser {
     }
 
     /// Takes away what is there against the record.
-    async fn sweep(&self, erasure: &Recorded) -> Result<u64, Error> {
+    async fn sweep(&self, erasures: &[Recorded]) -> Result<(), Error> {
         let _alone = self.alone.lock().await;
-        let found = self.clickhouse.survey(erasure).await?;
+        let found = self.clickhouse.survey(erasures).await?;
         self.mark(&found.hours, self.clickhouse.server_now().await?)
             .await?;
-        let erased = self.clear(erasure, found).await?;
-        let rows = erased.rows();
+        let (tables, spool) = self.clear(erasures, found).await?;
+        let rows = rows_gone(&tables) + spool.rows;
         if rows > 0 {
-            info!(
-                user_id = erasure.user_id.get(),
-                rows, "rows of an erased user removed"
-            );
+            let users = erasures.len();
+            info!(users, rows, "rows of erased users removed");
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// Learns of others' erasures and does this process's part of them, until it is dropped.
@@ -349,12 +359,18 @@ impl Eraser {
         loop {
             let now = Instant::now();
             let due: Vec<_> = self.due().extract_if(.., |(at, _)| *at <= now).collect();
-            for (_, erasure) in due {
-                if let Err(error) = self.sweep(&erasure).await {
+            // One user may be due twice; the later erasure has all of the earlier one.
+            let mut due: Vec<_> = due.into_iter().map(|(_, erasure)| erasure).collect();
+            due.sort_by_key(|erasure| erasure.until);
+            let due: BTreeMap<_, _> = due.into_iter().map(|e| (e.user_id, e)).collect();
+            let due: Vec<_> = due.into_values().collect();
+            for erasures in due.chunks(SWEPT_AT_ONCE) {
+                if let Err(error) = self.sweep(erasures).await {
                     self.failed.say(|left_out| {
-                        warn!(%error, left_out, "rows of an erased user not removed");
+                        warn!(%error, left_out, "rows of erased users not removed");
                     });
-                    self.due().push((Instant::now() + LOOK, erasure));
+                    let later = Instant::now() + LOOK;
+                    self.due().extend(erasures.iter().map(|e| (later, *e)));
                 }
             }
             sleep(LOOK / 5).await;
@@ -366,17 +382,20 @@ impl Eraser {
     }
 }
 
-/// Of each record in a batch, whether anything in it is not erased.
+/// Of each record in a batch, whether anything in it is not erased. What another version of the service
+/// has written is kept: nobody here knows whom it is about.
 fn kept(clickhouse: &ClickHouse, batch: &Batch) -> Vec<bool> {
-    let records = 0..batch.records.len();
+    let claims = rows::decode_claims(batch);
+    if !rows::is_page_views(batch) || claims.len() != batch.rows {
+        return vec![true; batch.records.len()];
+    }
+    let mut rest = &claims[..];
     let is_kept = |index: usize| {
-        let Some(record) = batch.select(|i| i == index) else {
-            return true;
-        };
-        let claims = rows::decode_claims(&record);
+        let (record, others) = rest.split_at(batch.records[index].rows as usize);
+        rest = others;
         let erased =
             |claim: &Claim| clickhouse.is_erased(claim.view.user_id, claim.view.created_at);
-        claims.is_empty() || !claims.iter().all(erased)
+        !record.iter().all(erased)
     };
-    records.map(is_kept).collect()
+    (0..batch.records.len()).map(is_kept).collect()
 }
