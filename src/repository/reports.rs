@@ -60,11 +60,17 @@ pub struct Reports {
 
 /// `PREWHERE` filters before `FINAL` merges. That is exact only because both columns are in the sort
 /// key: a claim and its tombstone share them, so the filter takes both or neither.
+///
+/// What is on record of the user's erasures comes with it, as pages without a name, which no view has:
+/// free, where a scalar in the condition costs a third more. The claims come first: whoever sees what
+/// an erasure has begun to take away sees its record too.
 const FROM_CLAIMS: &str = "\
 SELECT page_url, count() AS views FROM traffic FINAL \
 PREWHERE user_id = ? AND created_at >= toDateTime(?, 'UTC') AND created_at < toDateTime(?, 'UTC') \
-AND created_at > (SELECT max(until) FROM traffic_erasures WHERE user_id = ?) \
-GROUP BY page_url ORDER BY views DESC, page_url";
+GROUP BY page_url \
+UNION ALL \
+SELECT '' AS page_url, toUInt64(toUnixTimestamp(until)) AS views FROM traffic_erasures \
+WHERE user_id = ?";
 
 #[derive(Row, Deserialize)]
 struct PageCount {
@@ -200,15 +206,30 @@ impl Reports {
         user_id: UserId,
         window: ReportWindow,
     ) -> Result<DailyReport, Error> {
-        let query = self
-            .clickhouse
-            .reader()?
-            .query(FROM_CLAIMS)
-            .bind(user_id.get())
-            .bind(window.from.unix())
-            .bind(window.until.unix())
-            .bind(user_id.get());
-        daily_report(query).await
+        let mut from = window.from;
+        loop {
+            let query = self
+                .clickhouse
+                .reader()?
+                .query(FROM_CLAIMS)
+                .bind(user_id.get())
+                .bind(from.unix())
+                .bind(window.until.unix())
+                .bind(user_id.get());
+            let read = daily_report(query).await?.pages;
+            let (erasures, mut pages): (Vec<_>, Vec<_>) =
+                read.into_iter().partition(|(page, _)| page.is_empty());
+            let until = erasures.into_iter().map(|(_, until)| until).max();
+            let first = until.map_or(0, |until| u32::try_from(until + 1).unwrap_or(u32::MAX));
+            if first <= from.unix() {
+                pages.sort_by(|(page, views), (other, others)| {
+                    others.cmp(views).then_with(|| page.cmp(other))
+                });
+                return Ok(DailyReport { pages });
+            }
+            // Seldom: of who was erased within the window.
+            from = CreatedAt::from_unix(first);
+        }
     }
 
     async fn read_view(
