@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use traffic_api::domain::{Clock, Stream};
 use traffic_api::repository::{LEAST_SEAL_DELAY, Seals, ServerTime};
 
+use crate::privacy::{NOTHING, created, erase, left, until_nothing_is_left};
 use crate::support::nginx::free_address;
 use crate::support::service::{Service, run};
 use crate::support::{
@@ -356,4 +357,71 @@ async fn a_restored_backup_the_spools_and_what_is_sent_again_make_the_same_repor
     assert_eq!(code, Some(0), "{out}");
     assert!(is_exact(&app, &expected).await);
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_erased_since_the_backup_does_not_come_back_with_it() {
+    let server = Server::start().await;
+    let (database, clickhouse) = (fresh_database(), &server.clickhouse);
+    let app = server.service(&database, &directory("erased-backup")).await;
+    let at = Utc::now().timestamp() - 5 * 3600;
+    for (id, user) in [(1, 7), (2, 8), (3, 7), (4, 9)] {
+        created(&app, id, &view(user, at, "/a")).await;
+    }
+    assert_eq!(erase(&app, 9).await.status, StatusCode::OK);
+    let backup = format!("File('{}')", server.backups.join("erased").display());
+    let sql = format!("BACKUP DATABASE {database} TO {backup}");
+    app.sql(&sql).await;
+    assert_eq!(erase(&app, 7).await.status, StatusCode::OK);
+    let table = "traffic_erasures FORMAT Native";
+    let kept = native(
+        clickhouse,
+        &database,
+        &format!("SELECT * FROM {table}"),
+        vec![],
+    )
+    .await;
+    app.stop().await;
+    for sql in [
+        format!("DROP DATABASE {database} SYNC"),
+        format!("RESTORE DATABASE {database} FROM {backup}"),
+    ] {
+        clickhouse.sql("default", &sql).await;
+    }
+    // The control: the backup has the person.
+    let sql = "SELECT count() FROM traffic WHERE user_id = 7";
+    assert_eq!(clickhouse.sql(&database, sql).await, "2");
+
+    // Twice is once.
+    for _ in 0..2 {
+        let sql = format!("INSERT INTO {table}");
+        native(clickhouse, &database, &sql, kept.clone()).await;
+    }
+    clickhouse
+        .sql(&database, "TRUNCATE TABLE traffic_seals")
+        .await;
+    let app = server
+        .service(&database, &directory("erased-restored"))
+        .await;
+    assert_eq!(app.daily(7).await, json!({}));
+    assert_eq!(app.daily(8).await, json!({"/a": 1}));
+    assert_eq!(
+        app.post(1, &view(7, at, "/a")).await.status,
+        StatusCode::GONE
+    );
+    until_nothing_is_left(&app, 7).await;
+    assert_eq!(left(&app, 9).await, NOTHING);
+    assert_eq!(app.daily(8).await, json!({"/a": 1}));
+    app.stop().await;
+}
+
+/// What the server answers to a statement with these data behind it, in bytes.
+async fn native(clickhouse: &ClickHouse, database: &str, sql: &str, data: Vec<u8>) -> Vec<u8> {
+    let request = reqwest::Client::new()
+        .post(&clickhouse.url)
+        .header("x-clickhouse-database", database);
+    let body = [sql.as_bytes(), b"\n", &data].concat();
+    let answer = request.body(body).send().await.unwrap();
+    assert!(answer.status().is_success(), "{sql}");
+    answer.bytes().await.unwrap().to_vec()
 }

@@ -16,6 +16,7 @@ mod contract;
 mod dashboard;
 mod deployment;
 mod engine;
+mod erasure_faults;
 mod event_reports;
 mod events;
 mod full_disk;

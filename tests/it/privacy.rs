@@ -18,7 +18,7 @@ use crate::support::{
 
 const DAY: i64 = 86_400;
 
-async fn erase(app: &TestApp, user: u32) -> Answer {
+pub async fn erase(app: &TestApp, user: u32) -> Answer {
     let path = format!("/api/users/{user}/traffic");
     let request = app.request(Method::DELETE, &path);
     Answer::of(request.send().await.unwrap()).await
@@ -36,7 +36,7 @@ fn rows(answer: &Answer) -> Vec<(String, u64, u64)> {
 }
 
 /// How many rows there are about a user, in all tables that have users.
-async fn left(app: &TestApp, user: u32) -> String {
+pub async fn left(app: &TestApp, user: u32) -> String {
     app.sql(&format!(
         "SELECT (SELECT count() FROM traffic WHERE user_id = {user}), \
          (SELECT count() FROM traffic_by_request WHERE user_id = {user}), \
@@ -47,9 +47,9 @@ async fn left(app: &TestApp, user: u32) -> String {
     .await
 }
 
-const NOTHING: &str = "0\t0\t0\t0";
+pub const NOTHING: &str = "0\t0\t0\t0";
 
-async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !ask().await {
         assert!(Instant::now() < deadline, "never: {what}");
@@ -72,7 +72,7 @@ async fn seal(app: &TestApp, at: i64) -> Seals {
     seals
 }
 
-async fn created(app: &TestApp, id: u64, body: &Value) {
+pub async fn created(app: &TestApp, id: u64, body: &Value) {
     let answer = app.post(id, body).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
 }
@@ -196,7 +196,7 @@ async fn an_erasure_that_broke_off_counts_at_once_and_is_finished_by_whoever_is_
     app.stop().await;
 }
 
-async fn until_nothing_is_left(app: &TestApp, user: u32) {
+pub async fn until_nothing_is_left(app: &TestApp, user: u32) {
     until("all gone", async || left(app, user).await == NOTHING).await;
 }
 
@@ -276,7 +276,7 @@ async fn what_waits_in_another_instances_spool_does_not_come_back() {
 }
 
 /// Whether any file below `directory` has these bytes in it.
-fn is_on_disk(directory: &Path, bytes: &[u8]) -> bool {
+pub fn is_on_disk(directory: &Path, bytes: &[u8]) -> bool {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut paths = entries.map(|entry| entry.path());
     paths.any(|path| match path.is_dir() {
