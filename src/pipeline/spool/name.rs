@@ -56,11 +56,11 @@ impl Name {
         }
     }
 
-    /// The name of the rest of the batch of this name: as old, and unique by the new `token`.
+    /// The name of the rest of the batch of this name: as old, behind it, and unique by the new `token`.
     pub(super) fn of_rest(self, token: Uuid) -> Name {
         Name {
             // The service wrote this one and counts it.
-            counter: self.counter & !RESTORED,
+            counter: ((self.counter & !RESTORED) + 1).min(RESTORED - 1),
             token,
             ..self
         }

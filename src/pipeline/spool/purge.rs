@@ -87,7 +87,10 @@ fn rejected(
                         continue;
                     };
                     if let Some(rest) = rest {
-                        let name = spool.put(&rest, now_ms())?;
+                        let name = match Name::parse(&found.file) {
+                            Some(whole) => spool.put_beside(&whole, &rest)?,
+                            None => spool.put(&rest, now_ms())?,
+                        };
                         spool.reject(&name, "the rest of a rejected batch")?;
                     }
                     gone(&found.file)?;
@@ -121,7 +124,7 @@ fn rejected(
                 purged.unreadable += unknown;
                 if rows > 0 {
                     if !lines.is_empty() {
-                        spool.quarantine(&lines, now_ms())?;
+                        spool.set_aside(&lines, now_ms(), true)?;
                     }
                     gone(&found.file)?;
                     purged.rows += rows;

@@ -107,8 +107,13 @@ impl Spool {
     /// # Errors
     /// [`Error::Io`] or [`Error::Unfit`]: `whole` is as it was, or still there beside the rest.
     pub(super) fn put_instead(&self, whole: &Name, rest: &Batch) -> Result<(), Error> {
-        self.publish(rest, whole.ms(), Some(*whole))?;
+        self.put_beside(whole, rest)?;
         self.remove(whole)
+    }
+
+    /// The same, and `whole` stays.
+    pub(super) fn put_beside(&self, whole: &Name, rest: &Batch) -> Result<Name, Error> {
+        self.publish(rest, whole.ms(), Some(*whole))
     }
 
     fn publish(&self, batch: &Batch, now_ms: u64, whole: Option<Name>) -> Result<Name, Error> {
@@ -233,6 +238,17 @@ impl Spool {
     /// # Errors
     /// [`Error::Full`] or [`Error::Io`]: nothing of them is kept.
     pub fn quarantine(&self, lines: &[String], now_ms: u64) -> Result<String, Error> {
+        self.set_aside(lines, now_ms, false)
+    }
+
+    /// The same for the rest of a file of such rows, which may go `beyond` the maximum until that file
+    /// is gone.
+    pub(super) fn set_aside(
+        &self,
+        lines: &[String],
+        now_ms: u64,
+        beyond: bool,
+    ) -> Result<String, Error> {
         self.rooms()?;
         let text: String = lines
             .iter()
@@ -242,7 +258,7 @@ impl Spool {
         let _unchanged = shared(&self.changes);
         let name = {
             let mut ledger = self.ledger();
-            if !ledger.has_room_for_refused(size) {
+            if !beyond && !ledger.has_room_for_refused(size) {
                 return Err(Error::Full {
                     used: ledger.rejected.bytes,
                     max: ledger.max_bytes(),
