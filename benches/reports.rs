@@ -126,7 +126,10 @@ fn queries(load: Load, stack: &Stack, users: &[u32]) -> Outcome {
                 "SELECT page_url, count() AS views FROM traffic FINAL \
                  PREWHERE user_id = {user} AND created_at >= toDateTime({from}, 'UTC') \
                  AND created_at < toDateTime({until}, 'UTC') \
-                 GROUP BY page_url ORDER BY views DESC, page_url"
+                 GROUP BY page_url \
+                 UNION ALL \
+                 SELECT '' AS page_url, toUInt64(toUnixTimestamp(until)) AS views \
+                 FROM traffic_erasures WHERE user_id = {user}"
             );
             stack.head(DATABASE, &sql, settings)
         })

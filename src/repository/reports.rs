@@ -62,7 +62,7 @@ pub struct Reports {
 /// key: a claim and its tombstone share them, so the filter takes both or neither.
 ///
 /// What is on record of the user's erasures comes with it, as pages without a name, which no view has:
-/// free, where a scalar in the condition costs a third more. The claims come first: whoever sees what
+/// cheaper than as a scalar in the condition (`docs/privacy.md`). The claims come first: whoever sees what
 /// an erasure has begun to take away sees its record too.
 const FROM_CLAIMS: &str = "\
 SELECT page_url, count() AS views FROM traffic FINAL \
