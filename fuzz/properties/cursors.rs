@@ -67,7 +67,9 @@ fn is_read_back(parts: &[u8]) {
     assert!(text.parse::<CountersCursor>().is_err());
     assert!(slipped(&text, place, other).is_none_or(|text| text.parse::<Cursor>().is_err()));
     let text = counters.to_string();
-    assert_eq!(text.parse(), Ok(counters));
+    // Counters are never of the whole window, so no cursor of theirs is.
+    let is_possible = interval != Interval::Total;
+    assert_eq!(text.parse().ok(), is_possible.then_some(counters));
     assert!(text.parse::<Cursor>().is_err());
     assert!(
         slipped(&text, place, other).is_none_or(|text| text.parse::<CountersCursor>().is_err())
