@@ -37,14 +37,15 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn start() -> Self {
+    /// With a directory of its own: tests run beside each other.
+    async fn start(name: &str) -> Self {
         // Fetches the library where it is missing.
         shared_engine();
         let versions = std::fs::read_dir(cache_dir()).unwrap().flatten();
         let mut libraries = versions.map(|version| version.path().join("libchdb.so"));
         let library = libraries.find(|library| library.exists()).unwrap();
-        let data = directory("backup-server/data");
-        let backups = directory("backup-server/backups");
+        let data = directory(&format!("{name}/data"));
+        let backups = directory(&format!("{name}/backups"));
         let configuration = format!(
             "<clickhouse><users_config>users.xml</users_config>\
              <backups><allowed_path>{}</allowed_path></backups></clickhouse>",
@@ -227,7 +228,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_the_spools_and_what_is_sent_again_make_the_same_reports() {
-    let server = Server::start().await;
+    let server = Server::start("backup-restored").await;
     let (database, clickhouse) = (fresh_database(), &server.clickhouse);
     let [disk, copied] = ["backup-disk", "backup-copied"].map(directory);
     let app = server.service(&database, &disk).await;
@@ -361,7 +362,7 @@ async fn a_restored_backup_the_spools_and_what_is_sent_again_make_the_same_repor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_was_erased_since_the_backup_does_not_come_back_with_it() {
-    let server = Server::start().await;
+    let server = Server::start("backup-erased").await;
     let (database, clickhouse) = (fresh_database(), &server.clickhouse);
     let app = server.service(&database, &directory("erased-backup")).await;
     let at = Utc::now().timestamp() - 5 * 3600;
