@@ -27,7 +27,12 @@ def fault(where, what):
 def settings(root):
     """The names of the service's settings, as the program knows them."""
     names = set()
-    for file, start in (("mod.rs", "pub struct Settings {"), ("access.rs", "pub struct AccessSettings {")):
+    for file, start in (
+        ("mod.rs", "pub struct Settings {"),
+        ("access.rs", "pub struct AccessSettings {"),
+        ("browsers.rs", "pub struct BrowserSettings {"),
+        ("connections.rs", "pub struct ConnectionSettings {"),
+    ):
         source = (root / "src/config" / file).read_text()
         struct = source.split(start)[1].split("\n}\n")[0]
         names |= {name.upper() for name in re.findall(r"^    pub (\w+):", struct, re.M)}
