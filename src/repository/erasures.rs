@@ -4,6 +4,8 @@
 //! be read, whether or not its rows are gone; this process sends no such row any more once it has
 //! learned of the erasure, and by then none that it sent earlier is under way.
 
+use std::borrow::Cow;
+
 use clickhouse::Row;
 use serde::Deserialize;
 use tokio::sync::{RwLock, RwLockReadGuard};
@@ -65,9 +67,9 @@ impl Known {
     }
 
     /// The batch without the rows that are erased; nothing if none is left.
-    pub(super) fn filter(&self, batch: &Batch) -> Option<Batch> {
+    pub(super) fn filter<'a>(&self, batch: &'a Batch) -> Option<Cow<'a, Batch>> {
         if self.users.is_empty() || !is_page_views(batch) {
-            return Some(batch.clone());
+            return Some(Cow::Borrowed(batch));
         }
         let mut kept = Vec::with_capacity(batch.bytes.len());
         let (mut rows, mut rest) = (0, &batch.bytes[..]);
@@ -87,13 +89,15 @@ impl Known {
             }
         }
         if kept.len() == batch.bytes.len() {
-            return Some(batch.clone());
+            return Some(Cow::Borrowed(batch));
         }
-        (!kept.is_empty()).then(|| Batch {
-            rows,
-            token: uuid::Uuid::new_v4(),
-            bytes: kept.into(),
-            ..batch.clone()
+        (!kept.is_empty()).then(|| {
+            Cow::Owned(Batch {
+                rows,
+                token: uuid::Uuid::new_v4(),
+                bytes: kept.into(),
+                ..batch.clone()
+            })
         })
     }
 }

@@ -250,13 +250,13 @@ impl ClickHouse {
 
     async fn insert_into(&self, table: &str, batch: &Batch) -> Result<(), Error> {
         let _under_way = self.erased.writing().await;
-        let Some(batch) = &self.erased.filter(batch) else {
+        let Some(batch) = self.erased.filter(batch) else {
             return Ok(());
         };
         let (began, query_id) = (Instant::now(), Statements::alone("insert"));
-        let outcome = self.send(table, batch, &query_id).await;
+        let outcome = self.send(table, &batch, &query_id).await;
         let error = outcome.as_ref().err();
-        self.inserts.note(batch, began.elapsed(), &query_id, error);
+        self.inserts.note(&batch, began.elapsed(), &query_id, error);
         outcome
     }
 
