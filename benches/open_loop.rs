@@ -6,7 +6,8 @@
 //! rates, intervals and numbers of connections, `none` for none of them.
 //! `STEADY_SECS=300 cargo bench --bench open_loop` instead keeps one rate up and prints a curve: does
 //! everything level off? (`STEADY_RATE`, `STEADY_INTERVAL_MS`) The embedded ClickHouse removes merged parts
-//! soon, a server keeps them for eight minutes; `STEADY_OLD_PARTS_SECS=480` does so here.
+//! soon, a server keeps them for eight minutes; `STEADY_TABLE_SETTINGS='old_parts_lifetime = 480'` does so here,
+//! and any other settings of the two tables can be tried so.
 
 #[allow(dead_code, unused_imports, reason = "other benchmarks use the rest")]
 mod harness;
@@ -112,9 +113,9 @@ fn steady(stack: &Stack, whole: Duration) {
     let rate = setting("STEADY_RATE", 5_000);
     let interval: String = setting("STEADY_INTERVAL_MS", "0".to_owned());
     let service = stack.service("steady", &[("INGEST_MIN_INTERVAL_MS", &interval)]);
-    if let Ok(seconds) = std::env::var("STEADY_OLD_PARTS_SECS") {
+    if let Ok(settings) = std::env::var("STEADY_TABLE_SETTINGS") {
         for table in ["traffic", "traffic_by_request"] {
-            let sql = format!("ALTER TABLE {table} MODIFY SETTING old_parts_lifetime = {seconds}");
+            let sql = format!("ALTER TABLE {table} MODIFY SETTING {settings}");
             stack.sql("steady", &sql);
         }
     }

@@ -81,6 +81,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "0011_traffic_erasures",
         template: include_str!("../../migrations/0011_traffic_erasures.sql"),
     },
+    Migration {
+        version: 12,
+        name: "0012_part_removal",
+        template: include_str!("../../migrations/0012_part_removal.sql"),
+    },
 ];
 
 /// The migration since which late rows are marked: what was sealed before it ran is not to be trusted.
