@@ -36,6 +36,7 @@ mod privacy;
 mod problems;
 mod rate_limits;
 mod reconcile;
+mod refused_bodies;
 mod reports;
 mod sealing;
 mod support;

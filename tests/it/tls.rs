@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use reqwest::StatusCode;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -175,6 +175,42 @@ async fn both_versions_of_http_are_spoken_over_tls() {
     // Plain HTTP gets no answer, and does no harm.
     let plain = reqwest::get(format!("http://{address}/health")).await;
     assert!(plain.is_err());
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_on_over_tls_still_reads_why_it_was_refused() {
+    const LONG: usize = 8 << 20;
+    let authority = Authority::new("tls-refused");
+    authority.certify("own");
+    let flags = [
+        format!("--tls-cert-file={}", authority.text("own.pem")),
+        format!("--tls-key-file={}", authority.text("own.key")),
+    ];
+    let flags = flags.each_ref().map(String::as_str);
+    let (engine, database) = (shared_engine(), fresh_database());
+    let app = TestApp::start_with(&engine, &database, Clock::system(), &flags).await;
+    let connector = TlsConnector::from(Arc::new(authority.client(&[])));
+    let mut request = format!(
+        "POST /api/traffic HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\n\
+         content-length: {LONG}\r\n\r\n"
+    )
+    .into_bytes();
+    request.resize(request.len() + LONG, b'x');
+    for round in 0..10 {
+        let socket = connect(app.address()).await;
+        let name = ServerName::from(app.address().ip());
+        let mut stream = connector.connect(name, socket).await.unwrap();
+        let written = stream.write_all(&request).await;
+        written.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        let mut answer = String::new();
+        // To the end that TLS says itself.
+        let ended = stream.read_to_string(&mut answer).await;
+        ended.unwrap_or_else(|error| panic!("round {round}: {error} after {answer}"));
+        assert!(answer.starts_with("HTTP/1.1 415"), "{answer}");
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        assert!(answer.ends_with('}'), "{answer}");
+    }
     app.stop().await;
 }
 

@@ -6,12 +6,14 @@
 //! Invariants: a connection that gets nowhere is closed, whatever it is waiting for: the handshake, a
 //! head, the next request, a client that does not read; one that has a request under way is not. What
 //! one connection can make the service keep in memory is bounded. The stop waits for requests, not for
-//! clients.
+//! clients. An answer that ends the connection says so, and is not destroyed by what its client still
+//! sends.
 //!
 //! Refuses to know: routes, bodies (`http::pace` has their time-outs), keys.
 
 mod places;
 mod progress;
+mod rest;
 mod stream;
 
 use std::convert::Infallible;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::ConnectInfo;
-use axum::http::{Request, Version};
+use axum::http::{HeaderValue, Request, Version, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -47,6 +49,7 @@ pub use places::{Connections, PerAddress};
 pub(super) use progress::MIN_BYTES_PER_SEC;
 pub use progress::Timeouts;
 use progress::{Progress, Verdict};
+use rest::Rest;
 use stream::Watched;
 
 /// The largest head of a request, and what is read of a body at once: the longest URL that hyper takes
@@ -180,9 +183,10 @@ impl Server {
         stopping: CancellationToken,
     ) {
         let progress = Arc::new(Progress::new(self.timeouts));
-        let stream = Watched::new(socket, Arc::clone(&progress));
+        let rest = Arc::new(Rest::default());
+        let stream = Watched::new(socket, Arc::clone(&progress), Arc::clone(&rest));
         let Some(certificate) = &self.certificate else {
-            return self.http(stream, peer, progress, stopping).await;
+            return self.http(stream, peer, progress, rest, stopping).await;
         };
         let acceptor = TlsAcceptor::from(certificate.config());
         let handshake = timeout(self.timeouts.head, acceptor.accept(stream));
@@ -194,7 +198,7 @@ impl Server {
             Ok(Ok(stream)) => {
                 progress.shook_hands(Instant::now());
                 // Else every connection without TLS would take as much memory.
-                Box::pin(self.http(stream, peer, progress, stopping)).await;
+                Box::pin(self.http(stream, peer, progress, rest, stopping)).await;
             }
             Ok(Err(error)) => {
                 self.connections.count(Closed::Handshake);
@@ -212,18 +216,34 @@ impl Server {
         stream: S,
         peer: SocketAddr,
         progress: Arc<Progress>,
+        rest: Arc<Rest>,
         stopping: CancellationToken,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (router, noted) = (self.router.clone(), Arc::clone(&progress));
         let service = service_fn(move |request: Request<Incoming>| {
-            let under_way = UnderWay::begin(&noted, request.version() >= Version::HTTP_2);
-            let mut request = request.map(Body::new);
+            let is_multiplexed = request.version() >= Version::HTTP_2;
+            let under_way = UnderWay::begin(&noted, is_multiplexed);
+            // Streams end singly.
+            let is_lent = !is_multiplexed && !request.body().is_end_stream();
+            let rest = is_lent.then(|| Arc::clone(&rest));
+            let mut request = match &rest {
+                Some(rest) => rest.lend(request),
+                None => request.map(Body::new),
+            };
             request.extensions_mut().insert(ConnectInfo(Peer(peer)));
             let answer = router.clone().call(request);
             async move {
-                let Ok(answer) = answer.await;
+                let Ok(mut answer) = answer.await;
+                if let Some(rest) = rest.filter(|rest| rest.is_unread()) {
+                    // Seldom, and else every connection would take as much memory.
+                    Box::pin(rest.read()).await;
+                    if rest.is_unread() {
+                        let close = HeaderValue::from_static("close");
+                        answer.headers_mut().insert(header::CONNECTION, close);
+                    }
+                }
                 Ok::<_, Infallible>(answer.map(|body| under_way.answers(body)))
             }
         });

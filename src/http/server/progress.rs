@@ -165,6 +165,10 @@ impl Progress {
         }
     }
 
+    pub(super) fn is_stopping(&self) -> bool {
+        self.state().is_stopping
+    }
+
     /// The judgement at `now`. A deadline that comes up later is never nearer than the look that this
     /// asks for.
     pub(super) fn judge(&self, now: Instant) -> Verdict {

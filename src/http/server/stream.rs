@@ -1,28 +1,55 @@
 //! A connection's socket, which notes whether bytes come and go.
+//!
+//! It is closed in stages (RFC 9112, section 9.6) where the client may still be sending: a socket that
+//! is closed with bytes to read resets the connection, and that can destroy the answer before the client
+//! has read it. Below TLS, as nobody wants to know what it was.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::progress::Progress;
+use super::rest::Rest;
+
+/// How long, and for how many bytes, a client may go on sending after its last answer: as much as a
+/// client is likely to send before it reads. It keeps its place meanwhile, for less long than by saying
+/// nothing.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 << 20;
+/// How long while the service stops.
+const LINGER_AT_STOP: Duration = Duration::from_millis(250);
+/// How much is thrown away at once.
+const THROWN_AWAY: usize = 8 << 10;
 
 pub(super) struct Watched {
     socket: TcpStream,
     progress: Arc<Progress>,
+    rest: Arc<Rest>,
     is_blocked: bool,
+    closing: Option<Closing>,
+}
+
+/// A connection over which nothing more is sent.
+struct Closing {
+    since: Instant,
+    bytes: usize,
+    timer: Pin<Box<Sleep>>,
 }
 
 impl Watched {
-    pub(super) fn new(socket: TcpStream, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(socket: TcpStream, progress: Arc<Progress>, rest: Arc<Rest>) -> Self {
         Self {
             socket,
             progress,
+            rest,
             is_blocked: false,
+            closing: None,
         }
     }
 
@@ -39,6 +66,33 @@ impl Watched {
             Poll::Ready(_) => {}
         }
         outcome
+    }
+
+    /// Throws away what the client still sends, until it ends or for long enough.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let closing = self.closing.get_or_insert_with(|| {
+            let since = Instant::now();
+            Closing {
+                since,
+                bytes: 0,
+                timer: Box::pin(sleep_until(since + LINGER)),
+            }
+        });
+        if self.progress.is_stopping() {
+            let until = closing.since + LINGER_AT_STOP;
+            closing.timer.as_mut().reset(until);
+        }
+        let mut thrown_away = [0; THROWN_AWAY];
+        while closing.timer.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut thrown_away);
+            let read = ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer));
+            let bytes = buffer.filled().len();
+            closing.bytes += bytes;
+            if read.is_err() || bytes == 0 || closing.bytes > LINGER_BYTES {
+                break;
+            }
+        }
+        Poll::Ready(())
     }
 }
 
@@ -85,6 +139,12 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+        }
+        if self.rest.is_unread() {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }
