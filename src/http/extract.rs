@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::str::FromStr;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, StatusCode, header, request};
 
@@ -74,6 +74,10 @@ impl FromRequest<Shared> for JsonBytes {
         {
             return Err(Problem::new(Kind::UnsupportedMediaType)
                 .with_detail("a single page view must not be compressed"));
+        }
+        // Before a byte is read, which would tell a client that asks (`Expect`) to go on.
+        if request.body().size_hint().lower() > state.max_body_bytes as u64 {
+            return Err(Problem::new(Kind::BodyTooLarge));
         }
         let bytes = timeout(state.body_timeout, Bytes::from_request(request, state)).await;
         match bytes.map_err(|_| Problem::new(Kind::BodyTooSlow))? {

@@ -258,3 +258,23 @@ async fn streams_are_refused_singly() {
     assert_eq!(open(&app).await, before + 1.0, "one connection for all");
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_declared_too_long_is_refused_before_it_is_sent() {
+    let app = TestApp::start().await;
+    let began = Instant::now();
+    for method in ["POST", "PUT", "PATCH"] {
+        for expect in ["", "expect: 100-continue\r\n"] {
+            let head = head("/api/traffic/1", "application/json", 1_000_000_000_000);
+            let head = head.replace("POST", method);
+            let head = head.replace("host: ", &format!("{expect}host: "));
+            let mut stream = connected(&app, &head).await;
+            let said = answer(&mut stream, &head).await;
+            assert!(said.starts_with("HTTP/1.1 413"), "{head}: {said}");
+            assert!(closes(&said), "{head}: {said}");
+        }
+    }
+    // Nobody waited for a byte of it.
+    assert!(began.elapsed() < PATIENCE / 2);
+    app.stop().await;
+}

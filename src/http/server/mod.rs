@@ -6,8 +6,8 @@
 //! Invariants: a connection that gets nowhere is closed, whatever it is waiting for: the handshake, a
 //! head, the next request, a client that does not read; one that has a request under way is not. What
 //! one connection can make the service keep in memory is bounded. The stop waits for requests, not for
-//! clients. An answer that ends the connection says so, and is not destroyed by what its client still
-//! sends.
+//! clients. An answer to a request whose body was not read says whether the connection ends, and is not
+//! destroyed by what its client still sends. (hyper's own answers to heads that it can't read may be.)
 //!
 //! Refuses to know: routes, bodies (`http::pace` has their time-outs), keys.
 

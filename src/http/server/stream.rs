@@ -18,8 +18,8 @@ use super::progress::Progress;
 use super::rest::Rest;
 
 /// How long, and for how many bytes, a client may go on sending after its last answer: as much as a
-/// client is likely to send before it reads. It keeps its place meanwhile, for less long than by saying
-/// nothing.
+/// client is likely to send before it reads. It keeps its place meanwhile; who says nothing at all keeps
+/// it for longer (`HEADER_TIMEOUT_SECS`).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 << 20;
 /// How long while the service stops.
