@@ -55,6 +55,11 @@ impl MarkClock {
         self.change(&self.expression.replace(NOW, &now)).await;
     }
 
+    /// From now on rows come when they do.
+    pub async fn follow_the_server(&self) {
+        self.change(&self.expression).await;
+    }
+
     /// From now on rows come without marks.
     pub async fn stop(&self) {
         self.change(NEVER).await;
