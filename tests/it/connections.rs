@@ -564,15 +564,21 @@ async fn who_opens_streams_to_give_them_up_is_sent_away() {
     app.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_grants_no_window_is_closed() {
-    let app = app_with(&["--write-timeout-secs=2", "--idle-timeout-secs=60"]).await;
-    // SETTINGS_INITIAL_WINDOW_SIZE: no stream may send anything.
-    let mut stream = connected(&app, &frames::preface(&[(4, 0)])).await;
+/// A client that asks for a long answer, of which each stream may send so many bytes
+/// (SETTINGS_INITIAL_WINDOW_SIZE).
+async fn asked_within_window(app: &TestApp, window: u32) -> TcpStream {
+    let mut stream = connected(app, &frames::preface(&[(4, window)])).await;
     let block = frames::head(frames::GET, "/openapi.json");
     let flags = frames::END_HEADERS | frames::END_STREAM;
     let head = frames::frame(frames::HEADERS, flags, 1, &block);
     stream.write_all(&head).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_grants_no_window_is_closed() {
+    let app = app_with(&["--write-timeout-secs=2", "--idle-timeout-secs=60"]).await;
+    let mut stream = asked_within_window(&app, 0).await;
     let began = Instant::now();
     let mut answered = false;
     while let Some(frame) = frames::read(&mut stream).await {
@@ -587,11 +593,7 @@ async fn who_grants_no_window_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_grants_a_window_of_one_byte_is_closed() {
     let app = app_with(&["--write-timeout-secs=2", "--idle-timeout-secs=60"]).await;
-    let mut stream = connected(&app, &frames::preface(&[(4, 1)])).await;
-    let block = frames::head(frames::GET, "/openapi.json");
-    let flags = frames::END_HEADERS | frames::END_STREAM;
-    let head = frames::frame(frames::HEADERS, flags, 1, &block);
-    stream.write_all(&head).await.unwrap();
+    let mut stream = asked_within_window(&app, 1).await;
     let began = Instant::now();
     let mut bytes = 0;
     while let Some(frame) = frames::read(&mut stream).await {
